@@ -1,0 +1,152 @@
+"""A folder of files and their digests: what a candidate or a release is on disk.
+
+Opens no model. The names in a release folder are fixed here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from harness.documents import read_document, read_json_object
+from harness.errors import ArtifactError, DocumentError
+
+MANIFEST_SCHEMA = "harness-release-manifest"
+# 1 (2026-11): first.
+MANIFEST_VERSION = 1
+
+MANIFEST = "manifest.json"
+CONFIG = "config.json"
+ID2LABEL = "id2label.json"
+LABEL2ID = "label2id.json"
+TOKENIZER = "tokenizer.json"
+TOKENIZER_CONFIG = "tokenizer_config.json"
+
+
+class Variant(Enum):
+    """One precision of the model; each is judged and served by itself."""
+
+    FP32 = "fp32"
+    INT8 = "int8"
+
+    @property
+    def file_name(self) -> str:
+        """The one file of a release that holds this variant."""
+        return _FILE_NAMES[self]
+
+
+_FILE_NAMES = {Variant.FP32: "model.onnx", Variant.INT8: "model_quantized.onnx"}
+
+
+def file_digest(path: Path) -> str:
+    """Digest one file: `sha256:` and 64 hexadecimal digits."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return f"sha256:{digest.hexdigest()}"
+
+
+def folder_digests(folder: Path, *, leave_out: frozenset[str] = frozenset()) -> dict[str, str]:
+    """Digest every file below a folder, by its path relative to the folder, sorted."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    named = {path.relative_to(folder).as_posix(): path for path in paths}
+    return {name: file_digest(path) for name, path in named.items() if name not in leave_out}
+
+
+def digest_of_digests(digests: Mapping[str, str]) -> str:
+    """Digest a set of files by their names and digests."""
+    lines = "".join(f"{digest} {name}\n" for name, digest in sorted(digests.items()))
+    return f"sha256:{hashlib.sha256(lines.encode()).hexdigest()}"
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """A folder with an ONNX export of a token classifier, ours or any tool's."""
+
+    folder: Path
+    variants: tuple[Variant, ...]
+    config: Mapping[str, Any]
+    tokenizer_config: Mapping[str, Any]
+    manifest: Mapping[str, Any] | None
+
+    def model_path(self, variant: Variant) -> Path:
+        """Where the variant's model file is."""
+        return self.folder / variant.file_name
+
+    @property
+    def default_variant(self) -> Variant:
+        """The variant that is served unless one is asked for: the manifest's, else FP32 if it is there."""
+        if self.manifest is not None:
+            return Variant(self.manifest["default_variant"])
+        return self.variants[0]
+
+
+def open_artifact(folder: Path) -> Artifact:
+    """Read what an export folder says about itself.
+
+    The folder is resolved first, so that an artifact opened while another release is accepted
+    stays the one it was.
+
+    Raises:
+        ArtifactError: the folder, its model, `config.json` or `tokenizer.json` is missing or unreadable.
+    """
+    if not folder.exists():
+        message = f"{folder} does not exist. Name the folder of an ONNX export."
+        raise ArtifactError(message)
+    if not folder.is_dir():
+        message = f"{folder} is not a folder. Name the folder of an ONNX export, not a file in it."
+        raise ArtifactError(message)
+    folder = folder.resolve()
+    variants = tuple(variant for variant in Variant if (folder / variant.file_name).is_file())
+    if not variants:
+        found = ", ".join(sorted(path.name for path in folder.glob("*.onnx"))) or "none"
+        names = " or ".join(_FILE_NAMES.values())
+        message = (
+            f"{folder} has no {names} (.onnx files in it: {found}). Rename the model, or export with `harness export`."
+        )
+        raise ArtifactError(message)
+    for name in (CONFIG, TOKENIZER):
+        if not (folder / name).is_file():
+            message = f"{folder} has no {name}. Export again, or copy it from the checkpoint."
+            raise ArtifactError(message)
+    try:
+        config = read_json_object(folder / CONFIG)
+        path = folder / TOKENIZER_CONFIG
+        tokenizer_config = read_json_object(path) if path.is_file() else {}
+        manifest = _read_manifest(folder / MANIFEST)
+    except DocumentError as err:
+        raise ArtifactError(str(err)) from err
+    return Artifact(folder, variants, config, tokenizer_config, manifest)
+
+
+def _read_manifest(path: Path) -> Mapping[str, Any] | None:
+    if not path.is_file():
+        return None
+    manifest = read_document(path, MANIFEST_SCHEMA, MANIFEST_VERSION)
+    names = {variant.value for variant in Variant if (path.parent / variant.file_name).is_file()}
+    if manifest.get("default_variant") not in names:
+        message = f"{path}: default_variant names no model file in this folder. Release again."
+        raise DocumentError(message)
+    return manifest
+
+
+def config_labels(config: Mapping[str, Any], where: str) -> tuple[str, ...]:
+    """Read the label of each logit from `config.json`.
+
+    Raises:
+        ArtifactError: `id2label` is missing or does not count from 0 without a gap.
+    """
+    id2label = config.get("id2label")
+    if not isinstance(id2label, dict) or not id2label:
+        message = f'{where} has no id2label. Write the label names into it: {{"0": "O", …}}.'
+        raise ArtifactError(message)
+    labels = [id2label.get(str(index)) for index in range(len(id2label))]
+    if not all(isinstance(label, str) and label for label in labels):
+        message = f"{where}: id2label must name the labels 0 to {len(id2label) - 1}, each with a text."
+        raise ArtifactError(message)
+    return tuple(str(label) for label in labels)

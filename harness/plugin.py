@@ -1,0 +1,352 @@
+"""The pytest plugin: hands suites what they judge, and writes down what they measured.
+
+Inert in every session that collects no suite. Nothing else in the package imports pytest.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Generator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from harness.artifact import Artifact, Variant, digest_of_digests, folder_digests, open_artifact
+from harness.errors import HarnessError, one_line
+from harness.evidence import (
+    RELEASE_SCOPE,
+    Evidence,
+    Measure,
+    MeasureKey,
+    Outcome,
+    Result,
+    Unit,
+    machine_and_versions,
+    measure_from_json,
+    measure_to_json,
+    write_evidence,
+)
+from harness.suite import discover
+from harness.timing import Clock, SystemClock
+from harness.verdict import Policy, Standing, compare
+
+if TYPE_CHECKING:
+    from harness.candidate import Candidate
+    from harness.reference import Reference
+    from harness.tagging import LabelledSet, TaggedQuery
+
+PROGRESS_MARK = "\x1eharness "
+_MEASURE = "harness-measure"
+_SUITE_OF_ITEM = pytest.StashKey[str]()
+_SESSION = pytest.StashKey["JudgingSession"]()
+VERSIONED_PACKAGES = (
+    "ner-release-harness",
+    "torch",
+    "transformers",
+    "optimum",
+    "optimum-onnx",
+    "onnx",
+    "onnxruntime",
+    "tokenizers",
+    "numpy",
+    "seqeval",
+    "hypothesis",
+    "pytest",
+    "pytest-benchmark",
+)
+
+RecordMeasure = Callable[..., None]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the options that say what is judged."""
+    group = parser.getgroup("harness", "judging an ONNX export")
+    group.addoption("--candidate", type=Path, metavar="DIR", help="the export to judge")
+    group.addoption("--reference", type=Path, metavar="DIR", help="the PyTorch checkpoint it was made from")
+    group.addoption("--data", type=Path, action="append", metavar="FILE", help="labelled queries; may be repeated")
+    group.addoption("--policy", type=Path, metavar="FILE", help="limits that differ from the defaults")
+    group.addoption("--state", type=Path, metavar="DIR", help="where failing queries are kept between runs")
+    group.addoption("--evidence", type=Path, metavar="FILE", help="write the evidence here at the end")
+    group.addoption("--run-id", default="by-hand", help="the run that the evidence belongs to")
+
+
+class JudgingSession:
+    """What one pytest session has seen so far."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self.config = config
+        self.suites = discover()
+        self.artifact: Artifact | None = None
+        self.policy: Policy | None = None
+        self.chosen: set[str] = set()
+        self.collected = 0
+        self.deselected = 0
+        self.outcomes: list[Outcome] = []
+        self.measures: list[Measure] = []
+        self.problems: list[str] = []
+
+    def open(self) -> None:
+        """Read the candidate and the policy; called once a suite's test is seen."""
+        if self.artifact is not None:
+            return
+        for option in ("candidate", "reference"):
+            if self.config.getoption(option) is None:
+                message = f"judging suites need --{option} DIR"
+                raise pytest.UsageError(message)
+        from harness.policy import load_policy
+
+        try:
+            self.artifact = open_artifact(self.config.getoption("candidate"))
+            every = [variant.value for variant in Variant]
+            promised = {key for found in self.suites.values() for key in found.suite.promised(every)}
+            self.policy = load_policy(self.config.getoption("policy"), promised, SystemClock().utc().date())
+        except HarnessError as err:
+            raise pytest.UsageError(str(err)) from err
+
+    @property
+    def variants(self) -> tuple[str, ...]:
+        """The variants that the candidate has."""
+        return tuple(variant.value for variant in self.artifact.variants) if self.artifact else ()
+
+    def suite_of(self, module: str) -> str | None:
+        """Name the suite to whose package a module belongs."""
+        for name, found in self.suites.items():
+            if module == found.package or module.startswith(f"{found.package}."):
+                return name
+        return None
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Register a marker for each suite."""
+    session = JudgingSession(config)
+    config.stash[_SESSION] = session
+    for name in session.suites:
+        config.addinivalue_line("markers", f"{name}: a test of the judging suite {name}")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run a test that asks for `variant` once for each variant of the candidate."""
+    session = metafunc.config.stash[_SESSION]
+    if "variant" not in metafunc.fixturenames or session.suite_of(metafunc.module.__name__) is None:
+        return
+    session.open()
+    metafunc.parametrize("variant", session.variants, scope="session")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark every test of a suite, and count them before anyone can deselect one."""
+    session = config.stash[_SESSION]
+    for item in items:
+        module = getattr(item, "module", None)
+        suite = session.suite_of(module.__name__) if module else None
+        if suite is not None:
+            session.open()
+            session.chosen.add(suite)
+            item.stash[_SUITE_OF_ITEM] = suite
+            item.add_marker(suite)
+    session.collected = len(items)
+
+
+def pytest_deselected(items: Sequence[pytest.Item]) -> None:
+    """Count what will not run."""
+    if items:
+        items[0].config.stash[_SESSION].deselected += len(items)
+
+
+def pytest_collectreport(report: pytest.CollectReport) -> None:
+    """Keep collection errors; a suite that does not import judges nothing."""
+    if report.failed and _current is not None:
+        _current.problems.append(
+            f"{report.nodeid or 'the session'} could not be collected: {_last_line(report.longreprtext)}"
+        )
+
+
+_current: JudgingSession | None = None
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Remember the session for the hooks that pytest calls without a config."""
+    global _current  # noqa: PLW0603  # pytest_collectreport has no other way to the session
+    _current = session.config.stash[_SESSION]
+
+
+def pytest_runtest_logstart(nodeid: str) -> None:
+    """Tell the judging process what runs now."""
+    if _current is not None and _current.config.getoption("evidence"):
+        _print_progress(
+            {"test": nodeid, "done": len({outcome.test for outcome in _current.outcomes}), "of": _current.collected}
+        )
+
+
+def _print_progress(state: Mapping[str, object]) -> None:
+    print(f"\n{PROGRESS_MARK}{json.dumps(state)}", flush=True)  # noqa: T201  # the judging process reads it
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Fail a test whose measures break a limit, and note how each test ended."""
+    report = yield
+    session = item.config.stash[_SESSION]
+    suite = item.stash.get(_SUITE_OF_ITEM, None)
+    if suite is None or session.policy is None:
+        return report
+    recorded: list[tuple[str, Any]] = item.user_properties
+    measures = [measure_from_json(value) for name, value in recorded if name == _MEASURE]
+    findings = [compare(session.policy, measure) for measure in measures]
+    broken = [finding for finding in findings if finding.standing in {Standing.BROKEN, Standing.NO_LIMIT}]
+    if report.when == "call":
+        session.measures.extend(measures)
+        if broken and report.passed:
+            report.outcome = "failed"
+            report.longrepr = "\n".join(map(str, broken))
+    _note_outcome(session, suite, report, limit_broken=bool(broken))
+    return report
+
+
+def _note_outcome(session: JudgingSession, suite: str, report: pytest.TestReport, *, limit_broken: bool) -> None:
+    """Note the outcome of a test: its call, or the set-up or tear-down that went wrong."""
+    result = _result(report)
+    if report.when != "call" and result is Result.PASSED:
+        return
+    if report.when == "teardown":
+        session.outcomes = [outcome for outcome in session.outcomes if outcome.test != report.nodeid]
+    reason = "" if result is Result.PASSED else _last_line(report.longreprtext)
+    session.outcomes.append(Outcome(suite, report.nodeid, result, round(report.duration, 3), reason, limit_broken))
+
+
+def _result(report: pytest.TestReport) -> Result:
+    if hasattr(report, "wasxfail"):
+        return Result.XFAILED if report.skipped else Result.XPASSED
+    if str(report.outcome) == "rerun":  # pytest-rerunfailures' own
+        return Result.RERUN
+    if report.skipped:
+        return Result.SKIPPED
+    if report.failed:
+        return Result.FAILED if report.when == "call" else Result.ERROR
+    return Result.PASSED
+
+
+def _last_line(text: str) -> str:
+    """Pick the line of a failure report that says what went wrong."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    errors = [line[1:].strip() for line in lines if line.startswith("E ")]
+    return one_line(errors[0] if errors else (lines[-1] if lines else "no reason given"))
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """Write the evidence; nothing is written if the session does not get here."""
+    judging = session.config.stash[_SESSION]
+    path = session.config.getoption("evidence")
+    if path is None:
+        return
+    if exitstatus not in {pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED}:
+        judging.problems.append(f"pytest ended with exit status {int(exitstatus)} ({pytest.ExitCode(exitstatus).name})")
+    folder = judging.artifact.folder if judging.artifact else None
+    write_evidence(
+        path,
+        Evidence(
+            run_id=session.config.getoption("run_id"),
+            candidate_digest=digest_of_digests(folder_digests(folder)) if folder else "",
+            variants=judging.variants,
+            suites=tuple(sorted(judging.chosen)),
+            collected=judging.collected,
+            deselected=judging.deselected,
+            outcomes=tuple(judging.outcomes),
+            measures=tuple(judging.measures),
+            problems=tuple(judging.problems),
+            environment=machine_and_versions(VERSIONED_PACKAGES),
+        ),
+    )
+
+
+@pytest.fixture(scope="session")
+def clock() -> Clock:
+    """The clock that latency is measured with."""
+    return SystemClock()
+
+
+@pytest.fixture(scope="session")
+def candidate(pytestconfig: pytest.Config) -> Artifact:
+    """The export that is judged, as files; nothing of it is loaded yet."""
+    artifact = pytestconfig.stash[_SESSION].artifact
+    if artifact is None:
+        message = "judging suites need --candidate DIR"
+        raise pytest.UsageError(message)
+    return artifact
+
+
+@pytest.fixture(scope="session")
+def reference(pytestconfig: pytest.Config) -> Reference:
+    """The PyTorch model."""
+    from harness.reference import Reference
+
+    return Reference(pytestconfig.getoption("reference"))
+
+
+@pytest.fixture(scope="session")
+def labelled_set(pytestconfig: pytest.Config, reference: Reference) -> LabelledSet:
+    """The labelled queries to judge with."""
+    from harness.labelled_data import judging_set
+
+    labelled: LabelledSet = judging_set(pytestconfig.getoption("data"), reference.labels)
+    return labelled
+
+
+@pytest.fixture(scope="session")
+def reference_answers(reference: Reference, labelled_set: LabelledSet) -> list[TaggedQuery]:
+    """What the reference says about each labelled query."""
+    from harness.tagging import tag
+
+    return tag(reference, labelled_set.texts)
+
+
+@pytest.fixture(scope="session")
+def model(candidate: Artifact, variant: str) -> Candidate:
+    """One variant of the candidate, opened as it will be served."""
+    from harness.candidate import Candidate
+
+    return Candidate(candidate, Variant(variant))
+
+
+@pytest.fixture(scope="session")
+def answers(model: Candidate, labelled_set: LabelledSet) -> list[TaggedQuery]:
+    """What one variant says about each labelled query."""
+    from harness.tagging import tag
+
+    return tag(model, labelled_set.texts)
+
+
+@pytest.fixture(scope="session")
+def state_folder(pytestconfig: pytest.Config) -> Path | None:
+    """Where a suite keeps what later runs must see again, if this session was given a place."""
+    folder: Path | None = pytestconfig.getoption("state")
+    return folder
+
+
+@pytest.fixture
+def record_measure(request: pytest.FixtureRequest) -> RecordMeasure:
+    """A function `record_measure(name, value, *, unit, details={})`.
+
+    In a test that runs per variant the measure belongs to that variant, else to the release as a
+    whole. NaN and infinity fail the test without counting as a measure.
+    """
+    suite = request.node.stash[_SUITE_OF_ITEM]
+    scope = (
+        request.node.callspec.params.get("variant", RELEASE_SCOPE)
+        if hasattr(request.node, "callspec")
+        else RELEASE_SCOPE
+    )
+
+    def record(name: str, value: float, *, unit: Unit, details: Mapping[str, Any] | None = None) -> None:
+        number = float(value)
+        if not math.isfinite(number):
+            pytest.fail(f"{suite}.{scope}.{name} is {number}, which is no number to judge by", pytrace=False)
+        measure = Measure(MeasureKey(suite, scope, name), number, unit, details or {})
+        request.node.user_properties.append((_MEASURE, measure_to_json(measure)))
+
+    return record

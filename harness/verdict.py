@@ -1,0 +1,207 @@
+"""The one place where a candidate is accepted or not: limits, and the pure function that applies them.
+
+Everything that is not plainly good is not accepted: a limit broken is REJECTED; anything missing,
+skipped, crashed or out of order is INCOMPLETE.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+
+from harness.evidence import Evidence, Measure, MeasureKey, Result, Unit
+
+
+class Decision(Enum):
+    """May the candidate go live?"""
+
+    ACCEPTED = "ACCEPTED"
+    REJECTED = "REJECTED"
+    INCOMPLETE = "INCOMPLETE"
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """What a measure must keep to. With neither bound, the policy says that the measure is only reported."""
+
+    minimum: float | None = None
+    maximum: float | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse limits that nothing can keep."""
+        if self.minimum is not None and self.maximum is not None and self.minimum > self.maximum:
+            message = f"min {self.minimum:g} is above max {self.maximum:g}"
+            raise ValueError(message)
+
+    @property
+    def reported_only(self) -> bool:
+        """Whether no value breaks it."""
+        return self.minimum is None and self.maximum is None
+
+    def allows(self, value: float) -> bool:
+        """Compare; a bound itself is allowed."""
+        above = self.minimum is None or value >= self.minimum
+        below = self.maximum is None or value <= self.maximum
+        return above and below
+
+    def __str__(self) -> str:
+        """Write it as a person would: `≥ 0.9`."""
+        if self.reported_only:
+            return "reported"
+        bounds = []
+        if self.minimum is not None:
+            bounds.append(f"≥ {self.minimum:g}")
+        if self.maximum is not None:
+            bounds.append(f"≤ {self.maximum:g}")
+        return " and ".join(bounds)
+
+
+@dataclass(frozen=True, slots=True)
+class Waiver:
+    """A limit that may be broken until a day, and why."""
+
+    key: MeasureKey
+    reason: str
+    expires: datetime.date
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """The limit of every measure, and the waivers."""
+
+    limits: Mapping[MeasureKey, Limit]
+    waivers: tuple[Waiver, ...] = ()
+
+    def waiver(self, key: MeasureKey) -> Waiver | None:
+        """Find the waiver for a measure."""
+        return next((waiver for waiver in self.waivers if waiver.key == key), None)
+
+
+class Standing(Enum):
+    """How a measure stands to its limit."""
+
+    KEPT = "kept"
+    BROKEN = "broken"
+    WAIVED = "waived"
+    REPORTED = "reported"
+    NO_LIMIT = "no limit"
+
+
+_REJECTING = frozenset({Standing.BROKEN, Standing.NO_LIMIT})
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A measure beside its limit."""
+
+    measure: Measure
+    limit: Limit | None
+    standing: Standing
+
+    def __str__(self) -> str:
+        """Write it as one line: `parity.fp32.… = 0.05 logit, limit ≤ 0.001`."""
+        unit = "" if self.measure.unit in {Unit.COUNT, Unit.SHARE, Unit.F1} else f" {self.measure.unit.value}"
+        limit = "no limit in the policy" if self.limit is None else f"limit {self.limit}"
+        return f"{self.measure.key} = {self.measure.value:.4g}{unit}, {limit}"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The decision, what it rests on, and why it is not better."""
+
+    decision: Decision
+    findings: tuple[Finding, ...]
+    problems: tuple[str, ...]
+
+    @property
+    def broken(self) -> tuple[Finding, ...]:
+        """The findings that reject the candidate."""
+        return tuple(finding for finding in self.findings if finding.standing in _REJECTING)
+
+
+def compare(policy: Policy, measure: Measure) -> Finding:
+    """Hold one measure against the policy. A measure without a limit is as bad as a broken one."""
+    limit = policy.limits.get(measure.key)
+    if limit is None:
+        return Finding(measure, None, Standing.NO_LIMIT)
+    if limit.reported_only:
+        return Finding(measure, limit, Standing.REPORTED)
+    if limit.allows(measure.value):
+        return Finding(measure, limit, Standing.KEPT)
+    waived = policy.waiver(measure.key) is not None
+    return Finding(measure, limit, Standing.WAIVED if waived else Standing.BROKEN)
+
+
+def decide(policy: Policy, promised: Mapping[MeasureKey, Unit], evidence: Evidence) -> Verdict:
+    """Decide about a candidate.
+
+    Args:
+        policy: the limits.
+        promised: every measure that must be there exactly once, with its unit.
+        evidence: what happened.
+
+    Returns:
+        REJECTED if a limit is broken; else INCOMPLETE if anything is missing or did not run to its
+        end; else ACCEPTED. The order of outcomes and measures in the evidence never matters.
+    """
+    measures = sorted(evidence.measures, key=lambda measure: (measure.key, measure.value))
+    findings = tuple(compare(policy, measure) for measure in measures)
+    some_broken = any(finding.standing in _REJECTING for finding in findings)
+    problems = (
+        *evidence.problems,
+        *_session_problems(evidence),
+        *_outcome_problems(evidence, some_broken=some_broken),
+        *_measure_problems(promised, evidence),
+    )
+    if some_broken:
+        return Verdict(Decision.REJECTED, findings, problems)
+    if problems:
+        return Verdict(Decision.INCOMPLETE, findings, problems)
+    return Verdict(Decision.ACCEPTED, findings, problems)
+
+
+def _session_problems(evidence: Evidence) -> list[str]:
+    problems = []
+    if evidence.deselected:
+        problems.append(f"{evidence.deselected} tests were deselected; every test of a suite has to run")
+    if evidence.collected == 0:
+        problems.append("no test was collected")
+    if len(evidence.outcomes) != evidence.collected:
+        problems.append(f"{evidence.collected} tests were collected, {len(evidence.outcomes)} reported a result")
+    quiet = sorted(set(evidence.suites) - {outcome.suite for outcome in evidence.outcomes})
+    problems.extend(f"no test of the suite {name} ran" for name in quiet)
+    return problems
+
+
+def _outcome_problems(evidence: Evidence, *, some_broken: bool) -> list[str]:
+    problems = []
+    for outcome in sorted(evidence.outcomes, key=lambda outcome: (outcome.suite, outcome.test)):
+        match outcome.result:
+            case Result.PASSED:
+                continue
+            case Result.FAILED if outcome.limit_broken and some_broken:
+                continue  # the broken limit speaks for it
+            case Result.FAILED:
+                problems.append(f"{outcome.test} failed without breaking a limit: {outcome.reason}")
+            case Result.ERROR | Result.SKIPPED | Result.XFAILED | Result.XPASSED | Result.RERUN:
+                problems.append(f"{outcome.test} ended as {outcome.result.value}: {outcome.reason}")
+    return problems
+
+
+def _measure_problems(promised: Mapping[MeasureKey, Unit], evidence: Evidence) -> list[str]:
+    counts = Counter(measure.key for measure in evidence.measures)
+    problems = [f"the promised measure {key} is missing" for key in sorted(promised) if key not in counts]
+    problems.extend(
+        f"the measure {key} was recorded {count} times" for key, count in sorted(counts.items()) if count > 1
+    )
+    problems.extend(
+        f"the measure {key} was recorded but no suite promises it" for key in sorted(counts) if key not in promised
+    )
+    for measure in evidence.measures:
+        unit = promised.get(measure.key)
+        if unit is not None and unit is not measure.unit:
+            problems.append(f"the measure {measure.key} came in {measure.unit.value}, promised in {unit.value}")
+    return sorted(problems)

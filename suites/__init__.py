@@ -1,0 +1,1 @@
+"""The pytest suites that judge a candidate."""

@@ -1,0 +1,5 @@
+"""Placeholder."""
+
+from harness.suite import Suite
+
+SUITE = Suite("artifact", ())
