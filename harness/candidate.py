@@ -49,16 +49,16 @@ class Candidate:
         self._tokenizer = _load_tokenizer(artifact.folder / TOKENIZER, self.maximum_tokens)
         self.pad_token_id = int(artifact.config.get("pad_token_id") or 0)
         self._session = _load_session(artifact.model_path(variant), threads)
-        self._inputs = frozenset(entry.name for entry in self._session.get_inputs())
+        self.inputs = frozenset(entry.name for entry in self._session.get_inputs())
         self._check_signature()
 
     def _check_signature(self) -> None:
         path = self.artifact.model_path(self.variant)
         known = {"input_ids", "attention_mask", "token_type_ids"}
-        if surplus := sorted(self._inputs - known):
+        if surplus := sorted(self.inputs - known):
             message = f"{path} wants the input {surplus[0]!r}, which no tokenizer produces. Export it without."
             raise ArtifactError(message)
-        if "input_ids" not in self._inputs:
+        if "input_ids" not in self.inputs:
             message = f"{path} has no input named input_ids. Export it with the names that transformers uses."
             raise ArtifactError(message)
         outputs = [entry.name for entry in self._session.get_outputs()]
@@ -85,7 +85,7 @@ class Candidate:
         Raises:
             ArtifactError: the model does not run on this input.
         """
-        feed = {name: value for name, value in batch._asdict().items() if name in self._inputs}
+        feed = {name: value for name, value in batch._asdict().items() if name in self.inputs}
         try:
             (answer,) = self._session.run([_LOGITS], feed)
         except Exception as err:

@@ -18,6 +18,21 @@ from harness.errors import DocumentError, one_line
 EVIDENCE_SCHEMA = "harness-evidence"
 # 1 (2026-11): first.
 EVIDENCE_VERSION = 1
+VERSIONED_PACKAGES = (
+    "ner-release-harness",
+    "torch",
+    "transformers",
+    "optimum",
+    "optimum-onnx",
+    "onnx",
+    "onnxruntime",
+    "tokenizers",
+    "numpy",
+    "seqeval",
+    "hypothesis",
+    "pytest",
+    "pytest-benchmark",
+)
 
 
 class Unit(Enum):

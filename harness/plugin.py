@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from harness.artifact import Artifact, Variant, digest_of_digests, folder_digests, open_artifact
+from harness.artifact import Artifact, Variant, open_artifact
 from harness.errors import HarnessError, one_line
 from harness.evidence import (
     RELEASE_SCOPE,
@@ -22,12 +22,14 @@ from harness.evidence import (
     MeasureKey,
     Outcome,
     Result,
+    VERSIONED_PACKAGES,
     Unit,
     machine_and_versions,
     measure_from_json,
     measure_to_json,
     write_evidence,
 )
+from harness.manifest import content_digest
 from harness.suite import discover
 from harness.timing import Clock, SystemClock
 from harness.verdict import Policy, Standing, compare
@@ -37,25 +39,10 @@ if TYPE_CHECKING:
     from harness.reference import Reference
     from harness.tagging import LabelledSet, TaggedQuery
 
-PROGRESS_MARK = "\x1eharness "
+PROGRESS_MARK = "\x1eharness "  # what follows on the line is for judge, not for the log
 _MEASURE = "harness-measure"
 _SUITE_OF_ITEM = pytest.StashKey[str]()
 _SESSION = pytest.StashKey["JudgingSession"]()
-VERSIONED_PACKAGES = (
-    "ner-release-harness",
-    "torch",
-    "transformers",
-    "optimum",
-    "optimum-onnx",
-    "onnx",
-    "onnxruntime",
-    "tokenizers",
-    "numpy",
-    "seqeval",
-    "hypothesis",
-    "pytest",
-    "pytest-benchmark",
-)
 
 RecordMeasure = Callable[..., None]
 
@@ -251,7 +238,7 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
         path,
         Evidence(
             run_id=session.config.getoption("run_id"),
-            candidate_digest=digest_of_digests(folder_digests(folder)) if folder else "",
+            candidate_digest=content_digest(folder) if folder else "",
             variants=judging.variants,
             suites=tuple(sorted(judging.chosen)),
             collected=judging.collected,
@@ -291,10 +278,10 @@ def reference(pytestconfig: pytest.Config) -> Reference:
 @pytest.fixture(scope="session")
 def labelled_set(pytestconfig: pytest.Config, reference: Reference) -> LabelledSet:
     """The labelled queries to judge with."""
-    from harness.labelled_data import judging_set
+    from harness.judging_data import default_data
+    from harness.labelled_data import read_labelled_set
 
-    labelled: LabelledSet = judging_set(pytestconfig.getoption("data"), reference.labels)
-    return labelled
+    return read_labelled_set(pytestconfig.getoption("data") or default_data(), labels=reference.labels)
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,90 @@
+"""Put a judged candidate where it is served from, in one step.
+
+`output` is a symbolic link to a folder in `.<output>.releases/` beside it; accepting writes the new
+folder there completely and then renames a new link over the old one, which the file system does
+atomically. Whoever opens `output` gets one whole release. Releases that went before stay on disk.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import uuid
+from pathlib import Path
+
+from harness.artifact import MANIFEST, MANIFEST_SCHEMA, MANIFEST_VERSION
+from harness.documents import read_document, write_json
+from harness.errors import ArtifactError, one_line
+
+_KEPT_RELEASES = 3
+
+
+def accept(staging: Path, output: Path, *, run_id: str, verdict_digest: str) -> Path:
+    """Make a judged folder the release.
+
+    Args:
+        staging: the judged files, with the manifest of an unjudged export. Left as they are.
+        output: the path that is served; what is there stays untouched until the last step.
+        run_id: names the folder of this release.
+        verdict_digest: digest of the verdict that accepts it, written into the manifest.
+
+    Returns:
+        The folder that `output` now leads to.
+
+    Raises:
+        ArtifactError: the file system refuses; the earlier release still stands.
+    """
+    store = output.parent / f".{output.name}.releases"
+    folder = store / run_id
+    try:
+        store.mkdir(parents=True, exist_ok=True)
+        incoming = store / f".incoming-{uuid.uuid4().hex}"
+        shutil.copytree(staging, incoming)
+        _mark_accepted(incoming, verdict_digest)
+        _sync(incoming)
+        incoming.rename(folder)
+        _switch(output, folder)
+        _sweep(store, folder)
+    except OSError as err:
+        message = f"{output} could not be replaced ({err.strerror or one_line(err)}). The earlier release, if any, still stands."
+        raise ArtifactError(message) from err
+    return folder
+
+
+def _mark_accepted(folder: Path, verdict_digest: str) -> None:
+    manifest = read_document(folder / MANIFEST, MANIFEST_SCHEMA, MANIFEST_VERSION)
+    write_json(folder / MANIFEST, {**manifest, "decision": "ACCEPTED", "verdict_digest": verdict_digest})
+
+
+def _sync(folder: Path) -> None:
+    """Have everything on disk before anything points to it."""
+    for path in [*folder.rglob("*"), folder]:
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _switch(output: Path, folder: Path) -> None:
+    link = output.parent / f".{output.name}.link-{uuid.uuid4().hex}"
+    link.symlink_to(folder.relative_to(output.parent), target_is_directory=True)
+    try:
+        if output.is_dir() and not output.is_symlink():
+            # an earlier export left a real folder, which no rename replaces; it joins the store
+            output.rename(folder.parent / f"before-{folder.name}")
+        link.replace(output)
+    except BaseException:
+        link.unlink(missing_ok=True)
+        raise
+
+
+def _sweep(store: Path, current: Path) -> None:
+    """Keep the current release and the ones just before it."""
+    old = sorted(
+        (path for path in store.iterdir() if path != current and not path.name.startswith(".")),
+        key=lambda path: path.stat().st_mtime_ns,
+        reverse=True,
+    )
+    for path in old[_KEPT_RELEASES - 1 :]:
+        shutil.rmtree(path)

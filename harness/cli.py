@@ -1,0 +1,324 @@
+"""The command line: parse, call the steps, choose the exit code.
+
+Built on argparse, so that `extract` and `verify` work where only the runtime is installed. Results
+go to standard output, everything else to standard error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import traceback
+from collections.abc import Iterable, Sequence
+from enum import IntEnum
+from pathlib import Path
+
+from harness import __version__
+from harness.errors import HarnessError, MissingPackageError, UsageError
+from harness.progress import ScreenProgress
+
+_TARGETS = ("avx2", "avx512", "avx512_vnni", "arm64")
+_MODEL = Path("models/bus_ner_transformer")
+_OUTPUT = Path("models/bus_ner_onnx")
+_RESULTS = Path("results")
+_TIME_LIMIT_S = 900
+_BATCH = 32
+
+
+class ExitCode(IntEnum):
+    """What the exit code of every command means."""
+
+    FINE = 0
+    REJECTED = 1
+    BAD_INPUT = 2
+    COULD_NOT_JUDGE = 3
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit code and never lets an expected error out as a traceback."""
+    parser = build_parser()
+    options = parser.parse_args(arguments)
+    try:
+        return int(options.run(options))
+    except HarnessError as err:
+        print(f"harness: {err}", file=sys.stderr)
+        return ExitCode.BAD_INPUT
+    except ModuleNotFoundError as err:
+        if (err.name or "").partition(".")[0] in {"harness", "suites"}:
+            raise
+        missing = MissingPackageError(
+            f"this command needs the package {err.name!r}: pip install 'ner-release-harness[release]'."
+        )
+        print(f"harness: {missing}", file=sys.stderr)
+        return ExitCode.BAD_INPUT
+    except KeyboardInterrupt:
+        print("harness: interrupted; nothing was accepted.", file=sys.stderr)
+        return ExitCode.COULD_NOT_JUDGE
+    except BrokenPipeError:
+        # whoever read our output has gone; keep Python from complaining again while it exits
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return ExitCode.COULD_NOT_JUDGE
+    except OSError as err:
+        print(f"harness: {err.filename or 'the system'}: {err.strerror or err}. Nothing was accepted.", file=sys.stderr)
+        return ExitCode.COULD_NOT_JUDGE
+    except Exception:
+        # our own bug: Python would exit with 1, which means "rejected"
+        traceback.print_exc()
+        print("harness: this is a bug in the harness; nothing was accepted.", file=sys.stderr)
+        return ExitCode.COULD_NOT_JUDGE
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Describe every command."""
+    parser = argparse.ArgumentParser(
+        prog="harness",
+        description="A release gate for ONNX exports of token classifiers.",
+        epilog="Exit codes: 0 accepted or fine, 1 rejected, 2 wrong use or bad input, 3 could not judge.",
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    _add_release(commands)
+    _add_train(commands)
+    _add_export(commands)
+    _add_judge(commands)
+    _add_verify(commands)
+    _add_extract(commands)
+    return parser
+
+
+Commands = argparse._SubParsersAction  # noqa: SLF001  # argparse names this type nowhere else
+
+
+def _add_release(commands: Commands[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser("release", help="export, quantize, judge; accept what passes")
+    parser.add_argument("--model", type=Path, default=_MODEL, metavar="DIR", help="checkpoint (default: %(default)s; trained if missing)")
+    parser.add_argument("--output", type=Path, default=_OUTPUT, metavar="DIR", help="where the accepted release goes (default: %(default)s)")
+    _add_quantize(parser)
+    parser.add_argument("--verify", action="store_true", help="run sample queries on the accepted release")
+    _add_judging(parser)
+    parser.set_defaults(run=_release)
+
+
+def _add_quantize(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--quantize", action="store_true", help="also make an INT8 variant")
+    parser.add_argument("--target", choices=_TARGETS, help="instruction set of the INT8 variant (default: this machine's)")
+
+
+def _add_judging(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--data", type=Path, action="append", default=[], metavar="FILE", help="labelled queries, JSON lines or CoNLL; may be repeated (default: the bundled bus queries)")
+    parser.add_argument("--policy", type=Path, metavar="FILE", help="TOML file with limits that differ from the defaults")
+    parser.add_argument("--results", type=Path, default=_RESULTS, metavar="DIR", help="where runs are kept (default: %(default)s)")
+    parser.add_argument("--time-limit", type=_seconds, default=_TIME_LIMIT_S, metavar="SECONDS", help="of the judging session (default: %(default)s)")
+    parser.add_argument("--json", action="store_true", help="print the verdict document instead of the table")
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        message = f"{text} is not a positive number of seconds"
+        raise argparse.ArgumentTypeError(message)
+    return value
+
+
+def _add_train(commands: Commands[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser("train", help="fine-tune a reference checkpoint on labelled data")
+    parser.add_argument("--data", type=Path, metavar="FILE", help="labelled queries to learn from (default: the bundled bus queries)")
+    parser.add_argument("--validation", type=Path, metavar="FILE", help="labelled queries to choose the best epoch by (default: a tenth of --data)")
+    parser.add_argument("--base", metavar="DIR_OR_HUB_ID", help="pretrained model (default: MiniLM-L6-H384)")
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="where the checkpoint goes")
+    parser.add_argument("--epochs", type=int, metavar="N", help="how often to go through the data")
+    parser.add_argument("--seed", type=int, metavar="N", help="settles everything random")
+    parser.set_defaults(run=_train)
+
+
+def _add_export(commands: Commands[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser("export", help="export a checkpoint; judges nothing")
+    parser.add_argument("--model", type=Path, default=_MODEL, metavar="DIR", help="checkpoint (default: %(default)s)")
+    parser.add_argument("--output", type=Path, default=_OUTPUT, metavar="DIR", help="where the export goes (default: %(default)s)")
+    _add_quantize(parser)
+    parser.add_argument("--calibration", type=Path, metavar="FILE", help="queries that set the INT8 ranges, labelled or one a line (default: bus queries)")
+    parser.add_argument("--verify", action="store_true", help="run sample queries on the export")
+    parser.set_defaults(run=_export)
+
+
+def _add_judge(commands: Commands[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser("judge", help="judge an export that any tool made; accepts nothing")
+    parser.add_argument("--reference", type=Path, required=True, metavar="DIR", help="the PyTorch checkpoint")
+    parser.add_argument("--candidate", type=Path, required=True, metavar="DIR", help="the export")
+    parser.add_argument("--suite", action="append", default=[], metavar="NAME", help="only this suite; may be repeated")
+    _add_judging(parser)
+    parser.set_defaults(run=_judge)
+
+
+def _add_verify(commands: Commands[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser("verify", help="check a release's files, and show what it finds in sample queries")
+    parser.add_argument("release", type=Path, metavar="DIR")
+    parser.add_argument("--json", action="store_true", help="print a JSON document")
+    parser.set_defaults(run=_verify)
+
+
+def _add_extract(commands: Commands[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser("extract", help="entities of queries as JSON, a line a query")
+    parser.add_argument("release", type=Path, metavar="DIR")
+    parser.add_argument("queries", nargs="*", metavar="QUERY", help="default: a query a line from standard input")
+    parser.add_argument("--detailed", action="store_true", help="with places and scores")
+    parser.add_argument("--variant", choices=("fp32", "int8"), help="default: what the manifest says")
+    parser.set_defaults(run=_extract)
+
+
+def _release(options: argparse.Namespace) -> ExitCode:
+    from harness.pipeline import release
+    from harness.verdict import Decision
+
+    judgement = release(
+        options.model,
+        options.output,
+        quantize=options.quantize,
+        target=options.target,
+        data=options.data,
+        policy=options.policy,
+        results=options.results,
+        time_limit_s=options.time_limit,
+        progress=ScreenProgress(),
+    )
+    code = _conclude(judgement, options, f"{options.model} → {options.output}")
+    if judgement.verdict.decision is Decision.ACCEPTED:
+        stages = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in judgement.stages_s.items())
+        print(f"stages: {stages}", file=sys.stderr)
+        if options.verify:
+            return max(code, _show_release(options.output, as_json=False, stream_is_error=options.json))
+    elif options.output.exists():
+        print(f"{options.output} keeps the release that it had.", file=sys.stderr)
+    return code
+
+
+def _judge(options: argparse.Namespace) -> ExitCode:
+    from harness.pipeline import judge_candidate
+
+    judgement = judge_candidate(
+        options.reference,
+        options.candidate,
+        data=options.data,
+        policy=options.policy,
+        suites=options.suite,
+        results=options.results,
+        time_limit_s=options.time_limit,
+        progress=ScreenProgress(),
+    )
+    return _conclude(judgement, options, f"{options.candidate} against {options.reference}")
+
+
+def _conclude(judgement: object, options: argparse.Namespace, subject: str) -> ExitCode:
+    from harness.documents import to_json
+    from harness.pipeline import Judgement
+    from harness.report import print_verdict
+    from harness.verdict import Decision
+
+    if not isinstance(judgement, Judgement):
+        raise TypeError
+    if options.json:
+        print(to_json(judgement.document))
+    else:
+        print_verdict(judgement.verdict, judgement.run.folder, subject=subject)
+    codes = {
+        Decision.ACCEPTED: ExitCode.FINE,
+        Decision.REJECTED: ExitCode.REJECTED,
+        Decision.INCOMPLETE: ExitCode.COULD_NOT_JUDGE,
+    }
+    return codes[judgement.verdict.decision]
+
+
+def _train(options: argparse.Namespace) -> ExitCode:
+    from harness.training import train_from_files
+
+    report = train_from_files(
+        options.output,
+        data=options.data,
+        validation=options.validation,
+        base=options.base,
+        epochs=options.epochs,
+        seed=options.seed,
+    )
+    print(f"{report.folder}: validation F1 {report.best.f1:.4f} in epoch {report.best.epoch}, {report.seconds:.0f} s")
+    return ExitCode.FINE
+
+
+def _export(options: argparse.Namespace) -> ExitCode:
+    from harness.export_onnx import export_to_onnx
+    from harness.judging_data import read_texts
+
+    export_to_onnx(
+        options.model,
+        options.output,
+        options.quantize,
+        target=options.target,
+        calibration=read_texts(options.calibration) if options.calibration else None,
+        progress=ScreenProgress(),
+    )
+    return _show_release(options.output, as_json=False) if options.verify else ExitCode.FINE
+
+
+def _verify(options: argparse.Namespace) -> ExitCode:
+    return _show_release(options.release, as_json=options.json)
+
+
+def _show_release(folder: Path, *, as_json: bool, stream_is_error: bool = False) -> ExitCode:
+    """Print what a release finds in sample queries and whether its files are as released."""
+    from harness.export_onnx import verify_onnx_model
+
+    found = verify_onnx_model(folder)
+    stream = sys.stderr if stream_is_error else sys.stdout
+    if as_json:
+        document = {"decision": found.decision, "answers": found.answers, "problems": found.problems}
+        print(json.dumps(document, ensure_ascii=False, indent=2))
+    else:
+        for line in _verification_lines(folder, found.decision, found.answers, found.problems):
+            print(line, file=stream)
+    return ExitCode.REJECTED if found.problems else ExitCode.FINE
+
+
+def _verification_lines(
+    folder: Path, decision: str, answers: Iterable[dict[str, object]], problems: Sequence[str]
+) -> list[str]:
+    lines = []
+    for answer in answers:
+        entities = answer["entities"]
+        found = entities.items() if isinstance(entities, dict) else []
+        lines.append(str(answer["query"]))
+        lines += [f"  {kind:<15} {text}" for kind, text in found if text is not None] or ["  (no entity)"]
+    lines += [f"problem: {problem}" for problem in problems]
+    state = f"{len(problems)} files differ from the manifest" if problems else "all files as the manifest lists them"
+    return [*lines, f"{folder}: {decision}, {state}"]
+
+
+def _extract(options: argparse.Namespace) -> ExitCode:
+    from harness.inference import NERInference
+
+    ner = NERInference(options.release, variant=options.variant)
+    queries = options.queries or _lines_of_input()
+    for batch in _batches(queries):
+        for answer in ner.batch_extract_detailed(batch):
+            print(json.dumps(answer if options.detailed else answer["entities"], ensure_ascii=False))
+    return ExitCode.FINE
+
+
+def _lines_of_input() -> Iterable[str]:
+    try:
+        for line in sys.stdin:
+            yield line.rstrip("\r\n")
+    except UnicodeDecodeError as err:
+        message = f"standard input is not {err.encoding} text (byte {err.start}). Convert it to UTF-8."
+        raise UsageError(message) from err
+
+
+def _batches(queries: Iterable[str]) -> Iterable[list[str]]:
+    batch: list[str] = []
+    for query in queries:
+        batch.append(query)
+        if len(batch) == _BATCH:
+            yield batch
+            batch = []
+    if batch:
+        yield batch

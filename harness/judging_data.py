@@ -1,0 +1,78 @@
+"""Which labelled queries judge, and which may be looked at while the export is made.
+
+What sets the ranges of a quantized model must not judge it as well.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+from harness.documents import write_text
+from harness.errors import DataError, one_line
+from harness.labelled_data import bundled_bus_queries, read_labelled_set
+from harness.tagging import LabelledQuery, LabelledSet
+
+_CALIBRATION_QUERIES = 400
+_LARGEST_SHARE = 4
+_FEWEST_QUERIES = 20
+
+
+def default_data() -> tuple[Path, ...]:
+    """Name the bus queries that judge where no data are named."""
+    return bundled_bus_queries("test"), bundled_bus_queries("golden")
+
+
+def split_for_calibration(labelled: LabelledSet) -> tuple[LabelledSet, LabelledSet]:
+    """Part a set into queries for calibration, 400 or a quarter of it at most, and those that judge.
+
+    Which part a query is in depends on its text alone, so equal texts are never in both, and the
+    order of the file does not matter.
+
+    Raises:
+        DataError: too few queries to part.
+    """
+    by_digest: dict[str, list[LabelledQuery]] = {}
+    for query in labelled.queries:
+        by_digest.setdefault(hashlib.sha256(query.text.encode()).hexdigest(), []).append(query)
+    if len(by_digest) < _FEWEST_QUERIES:
+        message = (
+            f"{labelled.name} has {len(by_digest)} different queries; calibrating INT8 and judging need at least "
+            f"{_FEWEST_QUERIES}. Add labelled queries, or release without --quantize."
+        )
+        raise DataError(message)
+    wanted = min(_CALIBRATION_QUERIES, len(by_digest) // _LARGEST_SHARE)
+    chosen = set(sorted(by_digest)[:wanted])
+    calibration = [query for digest in sorted(chosen) for query in by_digest[digest]]
+    kept = {id(query) for query in calibration}
+    judged = tuple(query for query in labelled.queries if id(query) not in kept)
+    return LabelledSet(labelled.name, tuple(calibration)), LabelledSet(labelled.name, judged)
+
+
+def write_labelled_set(path: Path, labelled: LabelledSet) -> None:
+    """Write a set as JSON lines; law: reading it back gives the same texts and spans."""
+    rows = [
+        {"text": query.text, "spans": [[span.start, span.end, span.label] for span in query.spans]}
+        for query in labelled.queries
+    ]
+    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def read_texts(path: Path) -> list[str]:
+    """Read queries without caring about labels: labelled files, or plain text with a query a line.
+
+    Raises:
+        DataError: the file cannot be read or holds no query.
+    """
+    if path.suffix in {".jsonl", ".conll", ".json"}:
+        return read_labelled_set(path).texts
+    try:
+        texts = [line for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as err:
+        message = f"{path} cannot be read as UTF-8 text ({one_line(err)}). Name a file with a query a line."
+        raise DataError(message) from err
+    if not texts:
+        message = f"{path} holds no query. Name a file with a query a line."
+        raise DataError(message)
+    return texts

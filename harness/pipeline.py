@@ -1,0 +1,248 @@
+"""The steps in their order: load, export, quantize, judge, decide, accept.
+
+Nothing is written where releases are served from before the verdict says ACCEPTED.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.accept import accept
+from harness.artifact import Variant, file_digest, open_artifact
+from harness.checkpoint import Checkpoint, open_checkpoint
+from harness.documents import Json
+from harness.errors import UsageError
+from harness.evidence import Evidence
+from harness.export_onnx import check_output, check_writable, write_export, write_unjudged_manifest
+from harness.judge import DEFAULT_TIME_LIMIT_S, Question, judge
+from harness.judging_data import default_data, split_for_calibration, write_labelled_set
+from harness.labelled_data import read_labelled_set
+from harness.manifest import content_digest
+from harness.policy import load_policy
+from harness.progress import Progress, Silence, stage
+from harness.results import Run, new_run, write_verdict
+from harness.suite import FoundSuite, choose, discover
+from harness.tagging import LabelledSet
+from harness.timing import SystemClock
+from harness.verdict import Decision, Policy, Verdict, decide
+
+DEFAULT_MODEL = Path("models/bus_ner_transformer")
+DEFAULT_OUTPUT = Path("models/bus_ner_onnx")
+DEFAULT_RESULTS = Path("results")
+STATE_FOLDER = "state"
+CANDIDATE_FOLDER = "candidate"
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What came out of a run: the decision, what it rests on, and where that is."""
+
+    verdict: Verdict
+    evidence: Evidence
+    run: Run
+    document: Json
+    stages_s: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """What a run was asked to judge with; all of it has been read once, so it is known to be good."""
+
+    data: tuple[Path, ...]
+    labelled: LabelledSet
+    policy_path: Path | None
+    policy: Policy
+    suites: dict[str, FoundSuite]
+    notes: tuple[str, ...]
+
+
+def read_inputs(
+    checkpoint: Checkpoint,
+    data: Sequence[Path],
+    policy: Path | None,
+    suites: Sequence[str],
+    variants: Sequence[Variant],
+) -> Inputs:
+    """Read data, policy and suites before any work starts, so that a mistake in them costs seconds.
+
+    Raises:
+        DataError, PolicyError, SuiteError, UsageError: naming what is wrong.
+    """
+    found = discover()
+    chosen = choose(found, suites)
+    names = [variant.value for variant in Variant]
+    promised = {key for suite in found.values() for key in suite.suite.promised(names)}
+    loaded = load_policy(policy, promised, SystemClock().utc().date())
+    paths = tuple(data) or _default_data(checkpoint)
+    labelled = read_labelled_set(paths, labels=checkpoint.labels)
+    _check_waivers(loaded, chosen, variants)
+    return Inputs(paths, labelled, policy, loaded, chosen, labelled.notes)
+
+
+def _default_data(checkpoint: Checkpoint) -> tuple[Path, ...]:
+    bundled = default_data()
+    if set(checkpoint.entity_types) != set(read_labelled_set(bundled).entity_types):
+        message = (
+            f"{checkpoint.folder} has other labels than the bus queries that are the default data. "
+            "Name labelled queries of your own: --data FILE."
+        )
+        raise UsageError(message)
+    return bundled
+
+
+def _check_waivers(policy: Policy, chosen: dict[str, FoundSuite], variants: Sequence[Variant]) -> None:
+    promised = {
+        key for found in chosen.values() for key in found.suite.promised([variant.value for variant in variants])
+    }
+    for waiver in policy.waivers:
+        if waiver.key not in promised:
+            message = f"the waiver for {waiver.key} matches no measure of this run. Delete it from the policy."
+            raise UsageError(message)
+
+
+def release(
+    model: str | Path = DEFAULT_MODEL,
+    output: str | Path = DEFAULT_OUTPUT,
+    *,
+    quantize: bool = False,
+    target: str | None = None,
+    data: Sequence[Path] = (),
+    policy: Path | None = None,
+    results: Path = DEFAULT_RESULTS,
+    time_limit_s: float = DEFAULT_TIME_LIMIT_S,
+    progress: Progress | None = None,
+) -> Judgement:
+    """Export, quantize if asked, judge, and accept what passes.
+
+    Args:
+        model: the checkpoint's folder. Where the default one is not there, it is trained first.
+        output: where an accepted release is served from.
+        quantize: also make, judge and serve an INT8 variant.
+        target: instruction set of the INT8 variant; this machine's by default.
+        data: labelled queries; the bundled bus queries by default.
+        policy: limits that differ from the defaults.
+        results: where the run's folder is made.
+        time_limit_s: of the judging session.
+        progress: who is told what happens.
+
+    Returns:
+        The judgement; `output` is replaced if, and only if, its decision is ACCEPTED.
+
+    Raises:
+        HarnessError: something the user has to mend; nothing was accepted.
+    """
+    progress = progress or Silence()
+    took: dict[str, float] = {}
+    model, output = Path(model), Path(output)
+    check_output(output, model)
+    check_writable(results)
+    if model == DEFAULT_MODEL and not model.exists():
+        _train_default(model, took, progress)
+    checkpoint = open_checkpoint(model)
+    variants = tuple(Variant) if quantize else (Variant.FP32,)
+    inputs = read_inputs(checkpoint, data, policy, (), variants)
+    for note in inputs.notes:
+        progress.line(f"note: {note}")
+    run = new_run(results)
+    candidate = run.folder / CANDIDATE_FOLDER
+    candidate.mkdir()
+    with stage(progress, "export", took):
+        write_export(checkpoint, candidate, progress)
+    recipe = None
+    judged_with = inputs.data
+    if quantize:
+        with stage(progress, "quantize", took):
+            recipe, judged_with = _quantize(checkpoint, candidate, inputs, run, target, progress, own_data=bool(data))
+    write_unjudged_manifest(candidate, checkpoint, recipe)
+    question = Question(candidate, model, judged_with, policy, inputs.suites, results / STATE_FOLDER)
+    judgement = _judge(question, inputs.policy, run, took, time_limit_s, progress)
+    if judgement.verdict.decision is Decision.ACCEPTED:
+        with stage(progress, "accept", took):
+            accept(candidate, output, run_id=run.name, verdict_digest=file_digest(run.verdict_path))
+        shutil.rmtree(candidate)
+    return judgement
+
+
+def _train_default(model: Path, took: dict[str, float], progress: Progress) -> None:
+    from harness.training import train_from_files
+
+    progress.line(f"{model} is not there yet: training the reference model first.")
+    with stage(progress, "train", took):
+        train_from_files(model)
+
+
+def _quantize(
+    checkpoint: Checkpoint,
+    candidate: Path,
+    inputs: Inputs,
+    run: Run,
+    target: str | None,
+    progress: Progress,
+    *,
+    own_data: bool,
+) -> tuple[dict[str, Any], tuple[Path, ...]]:
+    """Quantize on queries that the judging never sees: bus training data, or a part of the user's file."""
+    from harness.quantize import default_calibration, quantize_model
+
+    if not own_data:
+        texts = default_calibration(checkpoint.labels, progress)
+        return quantize_model(candidate, texts, target=target, progress=progress), inputs.data
+    calibration, judged = split_for_calibration(inputs.labelled)
+    path = run.folder / "judged.jsonl"
+    write_labelled_set(path, judged)
+    progress.line(
+        f"{len(calibration.queries)} of {len(inputs.labelled.queries)} queries set activation ranges, the other {len(judged.queries)} judge"
+    )
+    recipe = quantize_model(candidate, calibration.texts, target=target, progress=progress)
+    return recipe, (path,)
+
+
+def judge_candidate(
+    reference: Path,
+    candidate: Path,
+    *,
+    data: Sequence[Path] = (),
+    policy: Path | None = None,
+    suites: Sequence[str] = (),
+    results: Path = DEFAULT_RESULTS,
+    time_limit_s: float = DEFAULT_TIME_LIMIT_S,
+    progress: Progress | None = None,
+) -> Judgement:
+    """Judge an export that any tool made; accepts nothing, changes nothing but `results`.
+
+    Raises:
+        HarnessError: something the user has to mend.
+    """
+    progress = progress or Silence()
+    artifact = open_artifact(candidate)
+    checkpoint = open_checkpoint(reference)
+    check_writable(results)
+    inputs = read_inputs(checkpoint, data, policy, suites, artifact.variants)
+    for note in inputs.notes:
+        progress.line(f"note: {note}")
+    run = new_run(results)
+    question = Question(candidate, reference, inputs.data, policy, inputs.suites, results / STATE_FOLDER)
+    return _judge(question, inputs.policy, run, {}, time_limit_s, progress)
+
+
+def _judge(
+    question: Question, policy: Policy, run: Run, took: dict[str, float], time_limit_s: float, progress: Progress
+) -> Judgement:
+    with stage(progress, "judge", took):
+        evidence = judge(question, run.folder, time_limit_s=time_limit_s, progress=progress)
+    verdict = decide(policy, question.promised(), evidence)
+    subject: Json = {
+        "candidate": str(question.candidate),
+        "candidate_digest": content_digest(question.candidate),
+        "reference": str(question.reference),
+        "reference_digest": open_checkpoint(question.reference).digest(),
+        "data": {str(path): file_digest(path) for path in question.data},
+        "policy": {str(question.policy): file_digest(question.policy)} if question.policy else "default",
+        "suites": list(question.suites),
+        "stages_s": dict(took),
+    }
+    return Judgement(verdict, evidence, run, write_verdict(run, verdict, evidence, subject), took)

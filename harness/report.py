@@ -1,0 +1,73 @@
+"""Turn a verdict into what a person reads on the screen. Decides nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from harness.evidence import Unit
+from harness.verdict import Decision, Finding, Standing, Verdict
+
+_STYLES = {
+    Standing.KEPT: "green",
+    Standing.BROKEN: "bold red",
+    Standing.NO_LIMIT: "bold red",
+    Standing.WAIVED: "yellow",
+    Standing.REPORTED: "dim",
+}
+_DECISION_STYLES = {Decision.ACCEPTED: "bold green", Decision.REJECTED: "bold red", Decision.INCOMPLETE: "bold yellow"}
+_PLAIN_WIDTH = 120
+
+
+def print_verdict(verdict: Verdict, evidence_folder: Path, *, subject: str) -> None:
+    """Print the table of measures, then the decision, its reasons, and where the evidence is."""
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=_PLAIN_WIDTH)
+    if verdict.findings:
+        console.print(_table(verdict.findings))
+    decision = f"[{_DECISION_STYLES[verdict.decision]}]{verdict.decision.value}[/]"
+    console.print(f"{decision}  {escape(subject)}", highlight=False, soft_wrap=True)
+    for finding in verdict.broken:
+        console.print(f"  broken: {escape(str(finding))}", highlight=False, soft_wrap=True)
+    for problem in verdict.problems:
+        console.print(f"  problem: {escape(problem)}", highlight=False, soft_wrap=True)
+    for finding in verdict.findings:
+        if finding.standing is Standing.WAIVED:
+            console.print(f"  waived: {escape(str(finding))}", highlight=False, soft_wrap=True)
+    console.print(f"evidence: {escape(str(evidence_folder))}", highlight=False, soft_wrap=True)
+
+
+def _table(findings: tuple[Finding, ...]) -> Table:
+    table = Table(show_lines=False)
+    for title in ("suite", "of", "measure"):
+        table.add_column(title, overflow="fold")
+    table.add_column("value", justify="right", no_wrap=True)
+    table.add_column("limit", no_wrap=True)
+    table.add_column("outcome", no_wrap=True)
+    for finding in findings:
+        key = finding.measure.key
+        value = f"{_number(finding.measure.value)} {finding.measure.unit.value}"
+        style = _STYLES[finding.standing]
+        limit = "none" if finding.limit is None else str(finding.limit)
+        table.add_row(key.suite, key.scope, escape(key.name), value, limit, f"[{style}]{finding.standing.value}[/]")
+    return table
+
+
+def _number(value: float) -> str:
+    return str(int(value)) if value == int(value) and abs(value) < 1e9 else f"{value:.4g}"
+
+
+def headline(verdict: Verdict) -> str:
+    """Say the decision and the figures people ask for first, in one line."""
+    wanted = {"f1_micro": Unit.F1}
+    parts = [
+        f"{finding.measure.key.scope} {name} {finding.measure.value:.4f}"
+        for finding in verdict.findings
+        for name in wanted
+        if finding.measure.key.name == name
+    ]
+    return f"{verdict.decision.value} ({', '.join(parts)})" if parts else verdict.decision.value

@@ -1,0 +1,114 @@
+"""Each test records what one property of the generated queries came to; the policy's limits judge it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis.configuration import set_hypothesis_home_dir
+
+from suites.queries import SUITE
+from suites.queries import examination as ex
+from suites.queries.cases import Cases, draw_cases
+from suites.queries.saved import SavedQuery, read_saved, save
+
+if TYPE_CHECKING:
+    from harness.candidate import Candidate
+    from harness.plugin import RecordMeasure
+    from harness.reference import Reference
+    from harness.tagging import LabelledSet
+
+RecordFinding = Callable[[str, ex.Found], None]
+_UNITS = {promise.name: promise.unit for promise in SUITE.measures}
+
+
+@pytest.fixture(scope="session")
+def drawn_cases(
+    reference: Reference, labelled_set: LabelledSet, state_folder: Path | None, tmp_path_factory: pytest.TempPathFactory
+) -> Cases:
+    """The same queries for every variant."""
+    # hypothesis would otherwise write its caches into the working folder
+    set_hypothesis_home_dir(tmp_path_factory.mktemp("hypothesis"))
+    return draw_cases(labelled_set, reference.checkpoint.maximum_tokens, read_saved(state_folder))
+
+
+@pytest.fixture(scope="session")
+def reference_memory(reference: Reference, drawn_cases: Cases) -> ex.ReferenceAnswers:
+    """The reference's answers, shared by the variants."""
+    answers = ex.ReferenceAnswers(reference)
+    answers.prepare(drawn_cases.texts)
+    return answers
+
+
+@pytest.fixture(scope="session")
+def cases(drawn_cases: Cases, reference_memory: ex.ReferenceAnswers) -> Cases:
+    """The queries that the reference itself answers; only these can be asked of a candidate."""
+    return drawn_cases.without(frozenset(reference_memory.refused(drawn_cases.texts)))
+
+
+@pytest.fixture(scope="session")
+def examined(model: Candidate, reference_memory: ex.ReferenceAnswers, cases: Cases) -> ex.Examination:
+    """One variant beside the reference."""
+    return ex.Examination(model, reference_memory, cases)
+
+
+@pytest.fixture
+def record_finding(
+    record_measure: RecordMeasure, variant: str, state_folder: Path | None, pytestconfig: pytest.Config
+) -> RecordFinding:
+    """A function `record_finding(name, found)` that records the measure and saves the queries behind it."""
+    run = str(pytestconfig.getoption("run_id"))
+
+    def record(name: str, found: ex.Found) -> None:
+        record_measure(name, found.value, unit=_UNITS[name], details=found.details)
+        save(state_folder, [SavedQuery(text, name, variant, run) for text in found.saves])
+
+    return record
+
+
+def test_examples(
+    examined: ex.Examination, drawn_cases: Cases, reference_memory: ex.ReferenceAnswers, record_finding: RecordFinding
+) -> None:
+    """How many different examples hypothesis tried, without those on which the reference itself fails."""
+    refused = reference_memory.refused(drawn_cases.texts)
+    details = {"drawn": drawn_cases.examples, "refused_by_the_reference": [*refused.items()][:10]}
+    record_finding("examples", ex.Found(examined.cases.examples, details))
+
+
+@pytest.mark.parametrize("name", ex.PROPERTIES)
+def test_property(name: str, examined: ex.Examination, record_finding: RecordFinding) -> None:
+    """How many queries break a property that every query is to keep."""
+    record_finding(name, ex.count_violations(examined, ex.PROPERTIES[name]))
+
+
+def test_logits_in_a_batch(examined: ex.Examination, record_finding: RecordFinding) -> None:
+    """How far a query's logits move when other queries share its batch."""
+    record_finding("max_batch_logit_difference", ex.batch_logit_difference(examined))
+
+
+def test_logits(examined: ex.Examination, record_finding: RecordFinding) -> None:
+    """How far any query's logits are from the reference's."""
+    record_finding("max_logit_difference", ex.logit_difference(examined))
+
+
+def test_labels_of_the_grammar(examined: ex.Examination, record_finding: RecordFinding) -> None:
+    """Words and entities of the data's grammar, and of its mutations, as the reference sees them."""
+    queries = examined.cases.grammar
+    record_finding("grammar_label_agreement", ex.label_agreement(examined, queries))
+    record_finding("grammar_entity_agreement", ex.entity_agreement(examined, queries))
+    record_finding("grammar_largest_flipped_margin", ex.largest_flipped_margin(examined, queries))
+
+
+def test_labels_of_arbitrary_text(examined: ex.Examination, record_finding: RecordFinding) -> None:
+    """Words of any Unicode text, as the reference sees them."""
+    queries = examined.cases.arbitrary
+    record_finding("arbitrary_label_agreement", ex.label_agreement(examined, queries))
+    record_finding("arbitrary_largest_flipped_margin", ex.largest_flipped_margin(examined, queries))
+
+
+def test_relations(examined: ex.Examination, record_finding: RecordFinding) -> None:
+    """Which metamorphic relations that hold for the reference break in the candidate."""
+    record_finding("relation_checks", ex.relation_checks(examined))
+    record_finding("broken_relations", ex.broken_relations(examined))
