@@ -43,8 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except HarnessError as err:
         print(err, file=sys.stderr)  # noqa: T201
         return 2
-    output = Console()
-    output.print(table(ways, answers), width=None if output.is_terminal else _WIDTH_OF_FILES)
+    Console(width=None if sys.stdout.isatty() else _WIDTH_OF_FILES).print(table(ways, answers))
     return 0
 
 
@@ -86,11 +85,14 @@ def table(ways: Sequence[Way], answers: dict[str, list[FirstAnswer]]) -> Table:
     """Lay out medians, their ratios to the lean way, and which heavy packages each way imports."""
     runs = len(answers[ways[0].name])
     lean_ms, lean_mib = medians(answers[ways[0].name])
-    found = Table(title=f"From process start to first answer, median of {runs}; ratios are to {TITLES['lean']}")
+    found = Table(
+        title=f"From process start to first answer, median of {runs}",
+        caption=f"ratios are to {TITLES['lean']}",
+    )
     found.add_column("way", no_wrap=True)
     for heading in ("ms", "ratio", "peak MiB", "ratio", "modules"):
         found.add_column(heading, justify="right")
-    found.add_column("among them")
+    found.add_column("of them")
     for way in ways:
         milliseconds, mebibytes = medians(answers[way.name])
         first = answers[way.name][0]
@@ -101,7 +103,7 @@ def table(ways: Sequence[Way], answers: dict[str, list[FirstAnswer]]) -> Table:
             f"{mebibytes:,.0f}",
             f"{mebibytes / lean_mib:.1f}",
             f"{first.modules:,}",
-            " ".join(first.watched) or f"no {' '.join(WATCHED)}",
+            ", ".join(first.watched) or f"no {', '.join(WATCHED)}",
         )
     return found
 

@@ -89,8 +89,8 @@ class Candidate:
         try:
             (answer,) = self._session.run([_LOGITS], feed)
         except Exception as err:
-            shape = "×".join(map(str, batch.input_ids.shape))
-            message = f"{self.artifact.model_path(self.variant)} fails on a {shape} batch: {one_line(err)}"
+            shape = " by ".join(map(str, batch.input_ids.shape))
+            message = f"{self.artifact.model_path(self.variant)} fails on a batch of {shape} tokens: {one_line(err)}"
             raise ArtifactError(message) from err
         logits: NDArray[np.float32] = np.asarray(answer)
         expected = (*batch.input_ids.shape, len(self.labels))

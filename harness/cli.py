@@ -93,8 +93,14 @@ Commands = argparse._SubParsersAction  # noqa: SLF001  # argparse names this typ
 
 def _add_release(commands: Commands[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser("release", help="export, quantize, judge; accept what passes")
-    parser.add_argument("--model", type=Path, default=_MODEL, metavar="DIR", help="checkpoint (default: %(default)s; trained if missing)")
-    parser.add_argument("--output", type=Path, default=_OUTPUT, metavar="DIR", help="where the accepted release goes (default: %(default)s)")
+    parser.add_argument("--model", type=Path, default=_MODEL, metavar="DIR", help="checkpoint (default: %(default)s)")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=_OUTPUT,
+        metavar="DIR",
+        help="where the accepted release goes (default: %(default)s)",
+    )
     _add_quantize(parser)
     parser.add_argument("--verify", action="store_true", help="run sample queries on the accepted release")
     _add_judging(parser)
@@ -103,14 +109,22 @@ def _add_release(commands: Commands[argparse.ArgumentParser]) -> None:
 
 def _add_quantize(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quantize", action="store_true", help="also make an INT8 variant")
-    parser.add_argument("--target", choices=_TARGETS, help="instruction set of the INT8 variant (default: this machine's)")
+    parser.add_argument(
+        "--target", choices=_TARGETS, help="instruction set of the INT8 variant (default: this machine's)"
+    )
 
 
 def _add_judging(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--data", type=Path, action="append", default=[], metavar="FILE", help="labelled queries, JSON lines or CoNLL; may be repeated (default: the bundled bus queries)")
-    parser.add_argument("--policy", type=Path, metavar="FILE", help="TOML file with limits that differ from the defaults")
-    parser.add_argument("--results", type=Path, default=_RESULTS, metavar="DIR", help="where runs are kept (default: %(default)s)")
-    parser.add_argument("--time-limit", type=_seconds, default=_TIME_LIMIT_S, metavar="SECONDS", help="of the judging session (default: %(default)s)")
+    data_help = "labelled queries, JSON lines or CoNLL; may be repeated (default: the bundled bus queries)"
+    parser.add_argument("--data", type=Path, action="append", default=[], metavar="FILE", help=data_help)
+    parser.add_argument(
+        "--policy", type=Path, metavar="FILE", help="TOML file with limits that differ from the defaults"
+    )
+    parser.add_argument(
+        "--results", type=Path, default=_RESULTS, metavar="DIR", help="where runs are kept (default: %(default)s)"
+    )
+    limit_help = "of the judging session (default: %(default)s)"
+    parser.add_argument("--time-limit", type=_seconds, default=_TIME_LIMIT_S, metavar="SECONDS", help=limit_help)
     parser.add_argument("--json", action="store_true", help="print the verdict document instead of the table")
 
 
@@ -124,8 +138,11 @@ def _seconds(text: str) -> float:
 
 def _add_train(commands: Commands[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser("train", help="fine-tune a reference checkpoint on labelled data")
-    parser.add_argument("--data", type=Path, metavar="FILE", help="labelled queries to learn from (default: the bundled bus queries)")
-    parser.add_argument("--validation", type=Path, metavar="FILE", help="labelled queries to choose the best epoch by (default: a tenth of --data)")
+    parser.add_argument(
+        "--data", type=Path, metavar="FILE", help="labelled queries to learn from (default: the bundled bus queries)"
+    )
+    validation_help = "labelled queries to choose the best epoch by (default: a tenth of --data)"
+    parser.add_argument("--validation", type=Path, metavar="FILE", help=validation_help)
     parser.add_argument("--base", metavar="DIR_OR_HUB_ID", help="pretrained model (default: MiniLM-L6-H384)")
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="where the checkpoint goes")
     parser.add_argument("--epochs", type=int, metavar="N", help="how often to go through the data")
@@ -136,9 +153,12 @@ def _add_train(commands: Commands[argparse.ArgumentParser]) -> None:
 def _add_export(commands: Commands[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser("export", help="export a checkpoint; judges nothing")
     parser.add_argument("--model", type=Path, default=_MODEL, metavar="DIR", help="checkpoint (default: %(default)s)")
-    parser.add_argument("--output", type=Path, default=_OUTPUT, metavar="DIR", help="where the export goes (default: %(default)s)")
+    parser.add_argument(
+        "--output", type=Path, default=_OUTPUT, metavar="DIR", help="where the export goes (default: %(default)s)"
+    )
     _add_quantize(parser)
-    parser.add_argument("--calibration", type=Path, metavar="FILE", help="queries that set the INT8 ranges, labelled or one a line (default: bus queries)")
+    calibration_help = "queries that set the INT8 ranges, labelled or one a line (default: bus queries)"
+    parser.add_argument("--calibration", type=Path, metavar="FILE", help=calibration_help)
     parser.add_argument("--verify", action="store_true", help="run sample queries on the export")
     parser.set_defaults(run=_export)
 
@@ -231,15 +251,11 @@ def _conclude(judgement: object, options: argparse.Namespace, subject: str) -> E
 
 
 def _train(options: argparse.Namespace) -> ExitCode:
-    from harness.training import train_from_files
+    from harness.pipeline import train_reference
 
-    report = train_from_files(
-        options.output,
-        data=options.data,
-        validation=options.validation,
-        base=options.base,
-        epochs=options.epochs,
-        seed=options.seed,
+    knobs = {name: getattr(options, name) for name in ("epochs", "seed") if getattr(options, name) is not None}
+    report = train_reference(
+        options.output, data=options.data, validation=options.validation, base=options.base, **knobs
     )
     print(f"{report.folder}: validation F1 {report.best.f1:.4f} in epoch {report.best.epoch}, {report.seconds:.0f} s")
     return ExitCode.FINE

@@ -6,10 +6,8 @@ Also runs as `python -m harness.export_onnx`, with the flags of `harness export`
 
 from __future__ import annotations
 
-import logging
 import shutil
 import tempfile
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +21,7 @@ from harness.errors import ArtifactError, CheckpointError, UsageError, one_line
 from harness.evidence import VERSIONED_PACKAGES, machine_and_versions
 from harness.manifest import changed_files, write_manifest
 from harness.progress import Progress, Silence
+from harness.quiet import quiet_libraries
 
 _STEPS = 4
 # What a release is judged and served with; see candidate.session_options.
@@ -200,23 +199,6 @@ def replace_folder(staging: Path, output: Path) -> None:
         raise
     finally:
         shutil.rmtree(old, ignore_errors=True)
-
-
-@contextmanager
-def quiet_libraries() -> Iterator[None]:
-    """Keep the exporters' own chatter off the screen; what goes wrong comes as an exception."""
-    names = ("optimum", "transformers", "torch.onnx", "onnxruntime", "root")
-    loggers = [logging.getLogger(name) for name in names]
-    levels = [logger.level for logger in loggers]
-    try:
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
 
 
 @dataclass(frozen=True, slots=True)

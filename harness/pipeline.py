@@ -5,11 +5,12 @@ Nothing is written where releases are served from before the verdict says ACCEPT
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness.accept import accept
 from harness.artifact import Variant, file_digest, open_artifact
@@ -29,6 +30,9 @@ from harness.suite import FoundSuite, choose, discover
 from harness.tagging import LabelledSet
 from harness.timing import SystemClock
 from harness.verdict import Decision, Policy, Verdict, decide
+
+if TYPE_CHECKING:
+    from harness.training import TrainingReport
 
 DEFAULT_MODEL = Path("models/bus_ner_transformer")
 DEFAULT_OUTPUT = Path("models/bus_ner_onnx")
@@ -167,12 +171,57 @@ def release(
     return judgement
 
 
-def _train_default(model: Path, took: dict[str, float], progress: Progress) -> None:
-    from harness.training import train_from_files
+def train_reference(
+    output: Path, *, data: Path | None = None, validation: Path | None = None, base: str | None = None, **knobs: Any
+) -> TrainingReport:
+    """Fine-tune a checkpoint on files of labelled queries, the bundled bus queries by default.
 
+    Raises:
+        HarnessError: data, base or output cannot be used.
+    """
+    from harness.training import TrainingData, bundled_training_data, train
+
+    if data is None:
+        if validation is not None:
+            message = "--validation needs --data: the bundled training queries have validation queries of their own."
+            raise UsageError(message)
+        return train(bundled_training_data(), output, base=base, **knobs)
+    labelled = read_labelled_set(data)
+    if validation is None:
+        return train(labelled, output, base=base, **knobs)
+    return train(TrainingData(labelled, read_labelled_set(validation)), output, base=base, **knobs)
+
+
+def _train_default(model: Path, took: dict[str, float], progress: Progress) -> None:
+    """Train the bus model, or take it from the cache if it was trained from the very same things before."""
+    from harness.training import bundled_training_data, training_digest
+
+    cached = _cache() / training_digest(bundled_training_data()).replace(":", "-")
+    if cached.is_dir():
+        progress.line(f"{model} is not there yet: taking the reference model trained before from {cached}")
+        copy = model.with_name(f".{model.name}.copy")
+        shutil.rmtree(copy, ignore_errors=True)
+        shutil.copytree(cached, copy)
+        copy.rename(model)
+        return
     progress.line(f"{model} is not there yet: training the reference model first.")
     with stage(progress, "train", took):
-        train_from_files(model)
+        train_reference(model)
+    fresh = cached.with_name(f".{cached.name}.{os.getpid()}")
+    shutil.copytree(model, fresh)
+    if cached.exists():
+        shutil.rmtree(fresh)
+    else:
+        fresh.rename(cached)
+
+
+def _cache() -> Path:
+    """Where trained reference models are kept between clones: HARNESS_CACHE, or the user's cache folder."""
+    place = os.environ.get("HARNESS_CACHE")
+    if place:
+        return Path(place)
+    home = os.environ.get("XDG_CACHE_HOME")
+    return (Path(home) if home else Path.home() / ".cache") / "ner-release-harness"
 
 
 def _quantize(

@@ -17,12 +17,12 @@ from harness.artifact import Artifact, Variant, open_artifact
 from harness.errors import HarnessError, one_line
 from harness.evidence import (
     RELEASE_SCOPE,
+    VERSIONED_PACKAGES,
     Evidence,
     Measure,
     MeasureKey,
     Outcome,
     Result,
-    VERSIONED_PACKAGES,
     Unit,
     machine_and_versions,
     measure_from_json,
@@ -163,9 +163,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 def pytest_runtest_logstart(nodeid: str) -> None:
     """Tell the judging process what runs now."""
     if _current is not None and _current.config.getoption("evidence"):
-        _print_progress(
-            {"test": nodeid, "done": len({outcome.test for outcome in _current.outcomes}), "of": _current.collected}
-        )
+        _print_progress({"test": nodeid, "done": len(_current.outcomes), "of": _current.collected})
 
 
 def _print_progress(state: Mapping[str, object]) -> None:
@@ -173,9 +171,7 @@ def _print_progress(state: Mapping[str, object]) -> None:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(
-    item: pytest.Item, call: pytest.CallInfo[None]
-) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Fail a test whose measures break a limit, and note how each test ended."""
     report = yield
     session = item.config.stash[_SESSION]
@@ -201,7 +197,9 @@ def _note_outcome(session: JudgingSession, suite: str, report: pytest.TestReport
     if report.when != "call" and result is Result.PASSED:
         return
     if report.when == "teardown":
-        session.outcomes = [outcome for outcome in session.outcomes if outcome.test != report.nodeid]
+        # a tear-down that fails takes back what the call said; under --pyargs suites can share a node id
+        key = (suite, report.nodeid)
+        session.outcomes = [outcome for outcome in session.outcomes if (outcome.suite, outcome.test) != key]
     reason = "" if result is Result.PASSED else _last_line(report.longreprtext)
     session.outcomes.append(Outcome(suite, report.nodeid, result, round(report.duration, 3), reason, limit_broken))
 

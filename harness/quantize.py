@@ -20,8 +20,8 @@ import numpy as np
 
 from harness.artifact import Variant
 from harness.errors import ArtifactError, UsageError, one_line
-from harness.export_onnx import quiet_libraries
 from harness.progress import Progress
+from harness.quiet import quiet_libraries
 from harness.tagging import pad
 
 if TYPE_CHECKING:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,7 +55,7 @@ def _pieces(query: LabelledQuery, words: Sequence[Word]) -> list[tuple[int, int,
     pieces: list[tuple[int, int, int | None]] = []
     for index, (start, end) in enumerate(words):
         edges = [start, *(cut for cut in cuts if start < cut < end), end]
-        pieces += [(left, right, index) for left, right in zip(edges, edges[1:], strict=False)]
+        pieces += [(left, right, index) for left, right in pairwise(edges)]
     for span in query.spans:
         if not any(start < span.end and end > span.start for start, end, _ in pieces):
             pieces.append((span.start, span.end, None))

@@ -560,6 +560,36 @@ def test_variations_do_something():
     assert 60 < sum(found.text.startswith("bus from ") for found in varied) < 250
 
 
+def test_new_names_for_names_only():
+    """Types that share names draw from each other's and get new ones; a type whose names are no words gets none."""
+    trips = [query(left, right) for left, right in zip(CITIES, reversed(CITIES), strict=True)]
+    dates = [LabelledQuery(f"on {day}/12", (EntitySpan(3, 3 + len(f"{day}/12"), "DATE"),)) for day in range(1, 20)]
+    dates.append(LabelledQuery("on tomorrow", (EntitySpan(3, 11, "DATE"),)))
+    lone = [LabelledQuery("to jaipur", (EntitySpan(3, 9, "DEST"),))]
+    variations = Variations(LabelledSet("names", (*trips, *dates, *lone)))
+    assert "jaipur" in variations._names["SRC"]
+    assert variations._names["SRC"] == sorted({*CITIES, "jaipur"})
+    assert variations._open == {"SRC", "DEST"}
+    rng = random.Random(0)
+    drawn = {
+        kind: {variations._renamed(training._Piece("tomorrow", kind), rng).text for _ in range(400)}
+        for kind in ("SRC", "DATE")
+    }
+    assert drawn["SRC"] - {*CITIES, "jaipur", "tomorrow"}
+    assert drawn["DATE"] <= set(variations._names["DATE"])
+
+
+def test_new_words_outside_are_no_entities():
+    """Words outside the entities become others and new ones come in; what is an entity stays one."""
+    item = LabelledQuery("please show some buses from pune", (EntitySpan(27, 31, "SRC"),))
+    variations = Variations(LabelledSet("words", (item,)))
+    rng = random.Random(0)
+    varied = [variations.vary(item, rng) for _ in range(300)]
+    assert {len(found.spans) for found in varied} == {1}
+    outside = {word for found in varied for word in found.text[: found.spans[0].start].lower().split()}
+    assert len(outside - {"please", "show", "some", "buses", "from"}) > 30
+
+
 # -- progress ----------------------------------------------------------------------------------------------------
 
 

@@ -30,7 +30,7 @@ def graph(candidate: Artifact, variant: str) -> onnx.ModelProto:
     return read_graph(candidate.model_path(Variant(variant)))
 
 
-def test_loads_and_runs(candidate: Artifact, variant: str, reference: Reference, record_measure: RecordMeasure) -> None:
+def test_loads_and_runs(candidate: Artifact, variant: str, record_measure: RecordMeasure) -> None:
     """The variant loads in the runtime with the settings it is served with, and answers."""
     failures = []
     try:

@@ -207,8 +207,8 @@ def time_pairs(
 
 
 def _warm_up(inputs: Sequence[Texts]) -> Sequence[Texts]:
-    """Choose the calls that are made before timing begins: a tenth as many as are timed, at most 5."""
-    return inputs[: min(math.ceil(len(inputs) / 10), _MOST_WARM_UP_CALLS)]
+    """Choose the calls that are made before timing begins: a tenth as many as are timed, 1 to 5."""
+    return inputs[: min(max(len(inputs) // 10, 1), _MOST_WARM_UP_CALLS)]
 
 
 def time_alone(benchmark: Pacer, subject: Answer, inputs: Sequence[Texts], clock: Clock) -> list[int]:

@@ -62,7 +62,7 @@ class Cases:
 
         Saved queries move no other one into another batch: what a candidate does with the rest stays comparable.
         """
-        return sorted(round_robin((self.grammar, self.arbitrary)), key=lambda query: query.origin is Origin.SAVED)
+        return _saved_last(round_robin((self.grammar, self.arbitrary)))
 
     @property
     def texts(self) -> list[str]:
@@ -128,7 +128,7 @@ def _drawn(
     }
     relations = draw_examples(relation_plan.strategy, relation_plan.count)
     return Cases(
-        _distinct(round_robin((drawn[Origin.GRAMMAR], drawn[Origin.MUTATED]))),
+        _distinct(round_robin((drawn[Origin.GRAMMAR], _saved_last(drawn[Origin.MUTATED])))),
         _distinct([*drawn[Origin.LONG], *drawn[Origin.ARBITRARY]]),
         tuple(dict.fromkeys(found for found in relations if found.source != found.follow_up)),
         plans,
@@ -139,6 +139,10 @@ def _drawn(
 def _distinct(queries: Iterable[GeneratedQuery]) -> tuple[GeneratedQuery, ...]:
     """Keep each text once; one that is drawn anyway counts as drawn, not as saved."""
     first: dict[str, GeneratedQuery] = {}
-    for query in sorted(queries, key=lambda query: query.origin is Origin.SAVED):
+    for query in _saved_last(queries):
         first.setdefault(query.text, query)
     return tuple(first.values())
+
+
+def _saved_last(queries: Iterable[GeneratedQuery]) -> list[GeneratedQuery]:
+    return sorted(queries, key=lambda query: query.origin is Origin.SAVED)

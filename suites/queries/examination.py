@@ -55,7 +55,7 @@ def ask(model: TokenClassifier, texts: Sequence[str]) -> list[Answer]:
         rows = sum(len(query.windows) for query in encoded)
         tagged = tag_encoded(model, encoded, max(rows, 1))
         return [_answer(*found) for found in zip(texts, encoded, tagged, strict=True)]
-    except Exception as err:  # noqa: BLE001  # that it fails is the finding, whatever it raises
+    except Exception as err:  # that it fails is the finding, whatever it raises
         failure = f"{type(err).__name__}: {one_line(err)}"
         return [Answer(failure=failure if len(texts) == 1 else f"in a batch of {len(texts)}: {failure}") for _ in texts]
 
@@ -250,7 +250,7 @@ def offset_violation(examined: Examination, text: str, _batch: tuple[str, ...]) 
         return wrong
     try:
         answer = examined.program_answer(tagged)
-    except Exception as err:  # noqa: BLE001  # decoding what the model said must not fail either
+    except Exception as err:  # decoding what the model said must not fail either
         return f"{type(err).__name__}: {one_line(err)}"
     raw = answer["raw_entities"]
     for entity in raw:
