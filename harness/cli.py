@@ -9,7 +9,9 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
+import threading
 import traceback
 from collections.abc import Iterable, Sequence
 from enum import IntEnum
@@ -40,6 +42,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code and never lets an expected error out as a traceback."""
     parser = build_parser()
     options = parser.parse_args(arguments)
+    # a CI runner that gives up sends SIGTERM: end like Ctrl-C, so that no child process is left
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         return int(options.run(options))
     except HarnessError as err:
@@ -227,7 +232,8 @@ def _judge(options: argparse.Namespace) -> ExitCode:
         time_limit_s=options.time_limit,
         progress=ScreenProgress(),
     )
-    return _conclude(judgement, options, f"{options.candidate} against {options.reference}")
+    only = f", by the suites {', '.join(options.suite)} only" if options.suite else ""
+    return _conclude(judgement, options, f"{options.candidate} against {options.reference}{only}")
 
 
 def _conclude(judgement: object, options: argparse.Namespace, subject: str) -> ExitCode:

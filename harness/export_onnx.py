@@ -61,6 +61,7 @@ def export_to_onnx(
     checkpoint = open_checkpoint(Path(model_path))
     output = Path(output_path)
     check_output(output, checkpoint.folder)
+    _refuse_to_replace_a_release(output)
     with staging_folder(output) as staging:
         write_export(checkpoint, staging, progress)
         recipe = None
@@ -155,6 +156,13 @@ def check_output(output: Path, model: Path) -> None:
         message = f"the output folder {output} holds files that no release or export of the harness left there. Empty it, or name another."
         raise ArtifactError(message)
     check_writable(output.parent)
+
+
+def _refuse_to_replace_a_release(output: Path) -> None:
+    """Keep an export, which nothing has judged, from taking the place of a release that is served."""
+    if (output / MANIFEST).is_file() and read_json_object(output / MANIFEST).get("decision") == "ACCEPTED":
+        message = f"{output} holds an accepted release, which an unjudged export must not replace. Name another --output."
+        raise UsageError(message)
 
 
 def check_writable(folder: Path) -> None:

@@ -281,9 +281,10 @@ def judge_candidate(
 def _judge(
     question: Question, policy: Policy, run: Run, took: dict[str, float], time_limit_s: float, progress: Progress
 ) -> Judgement:
+    promised = question.promised()
     with stage(progress, "judge", took):
         evidence = judge(question, run.folder, time_limit_s=time_limit_s, progress=progress)
-    verdict = decide(policy, question.promised(), evidence)
+    verdict = decide(policy, promised, evidence)
     subject: Json = {
         "candidate": str(question.candidate),
         "candidate_digest": content_digest(question.candidate),

@@ -28,6 +28,11 @@ _LABELLED_QUERIES = 72
 _QUANTIZED_ON = 24
 
 
+def pytest_configure(config):
+    """Let optimum drop the temporary folder of an export when its model is collected, instead of closing it."""
+    config.addinivalue_line("filterwarnings", "ignore:Implicitly cleaning up <TemporaryDirectory:ResourceWarning")
+
+
 def tiny_vocabulary() -> list[str]:
     """Special tokens, some words, and every printable ASCII character, alone and as a `##` piece."""
     characters = [*string.ascii_lowercase, *string.digits]
