@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ways = ways_to_answer(options.release, options.checkpoint, options.variant)
         answers = take_turns(ways, options.query, options.runs)
     except HarnessError as err:
-        print(err, file=sys.stderr)  # noqa: T201
+        print(err, file=sys.stderr)
         return 2
     Console(width=None if sys.stdout.isatty() else _WIDTH_OF_FILES).print(table(ways, answers))
     return 0

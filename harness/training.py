@@ -341,6 +341,7 @@ def train(
     output = output.resolve()
     _check_output(output)
     plan = _Plan(parts, _find_base(base), seed, epochs, settings)
+    digest = plan.digest()  # before the work: the code on disk may change under a long training
     clock = clock or SystemClock()
     progress = progress or progress_on(sys.stderr)
     began = clock.now_ns()
@@ -351,7 +352,6 @@ def train(
         finally:
             progress.end()
     best = _best(figures)
-    digest = plan.digest()
     seconds = (clock.now_ns() - began) / _SECOND
     _save(trainee, plan.record(figures, best, digest), output)
     return TrainingReport(output, trainee.labels, tuple(figures), best, seconds, digest)
