@@ -15,7 +15,7 @@ import onnxruntime
 from tokenizers import Encoding, Tokenizer
 
 from harness.artifact import TOKENIZER, Artifact, Variant, config_labels
-from harness.encoding import encoded_query, maximum_tokens, overlap
+from harness.encoding import encodable, encoded_query, maximum_tokens, overlap
 from harness.errors import ArtifactError, one_line
 
 if TYPE_CHECKING:
@@ -76,8 +76,8 @@ class Candidate:
     def _encodings(self, texts: Sequence[str]) -> list[Encoding]:
         # encode_batch starts a thread pool, which costs more than it saves on one query
         if len(texts) == 1:
-            return [self._tokenizer.encode(texts[0])]
-        return list(self._tokenizer.encode_batch(list(texts)))
+            return [self._tokenizer.encode(encodable(texts[0]))]
+        return list(self._tokenizer.encode_batch([encodable(text) for text in texts]))
 
     def logits(self, batch: Batch) -> NDArray[np.float32]:
         """See `TokenClassifier`.

@@ -86,12 +86,12 @@ def open_checkpoint(folder: Path) -> Checkpoint:
         labels = config_labels(config, f"{folder / CONFIG}")
         _check_architecture(folder, config)
         _check_label_maps(folder, config, labels)
+        if not (folder / TOKENIZER).is_file():
+            message = f"{folder} has no tokenizer.json. Save the fast tokenizer into it: tokenizer.save_pretrained({folder.name!r})."
+            raise CheckpointError(message)
+        _check_weights(folder)
     except (DocumentError, ArtifactError) as err:
         raise CheckpointError(str(err)) from err
-    if not (folder / TOKENIZER).is_file():
-        message = f"{folder} has no tokenizer.json. Save the fast tokenizer into it: tokenizer.save_pretrained({folder.name!r})."
-        raise CheckpointError(message)
-    _check_weights(folder)
     return Checkpoint(folder, config, tokenizer_config, labels)
 
 
@@ -101,7 +101,8 @@ def _check_architecture(folder: Path, config: Mapping[str, Any]) -> None:
             f"{folder / CONFIG} asks for code of its own (auto_map), which is never run. Use a model of transformers."
         )
         raise CheckpointError(message)
-    architectures = config.get("architectures") or []
+    named = config.get("architectures")
+    architectures = named if isinstance(named, list) else []
     if not any(str(name).endswith("ForTokenClassification") for name in architectures):
         found = one_line(", ".join(map(str, architectures)) or "no architecture", 80)
         message = f"{folder / CONFIG} is {found}, not a …ForTokenClassification model. Name a fine-tuned NER checkpoint."
@@ -143,8 +144,8 @@ def _check_weights(folder: Path) -> None:
     files = [folder / _WEIGHTS]
     if (folder / _WEIGHTS_INDEX).is_file():
         shards = read_json_object(folder / _WEIGHTS_INDEX).get("weight_map")
-        names = sorted(set(shards.values())) if isinstance(shards, dict) else []
-        files = [folder / Path(str(name)).name for name in names]
+        names = sorted({str(name) for name in shards.values()}) if isinstance(shards, dict) else []
+        files = [folder / Path(name).name for name in names]
     missing = [path.name for path in files if not path.is_file()]
     if missing or not files:
         pickles = sorted(path.name for pattern in _PICKLES for path in folder.glob(pattern))
@@ -174,7 +175,7 @@ def _check_safetensors(path: Path) -> None:
             header = json.loads(stream.read(length))
             ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
             expected = 8 + length + max(ends, default=0)
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as err:
+        except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as err:
             raise _damaged(path, "its header is not what safetensors writes") from err
     if size != expected:
         raise _damaged(path, f"it has {size:,} bytes where its header promises {expected:,}")

@@ -102,7 +102,7 @@ def read_document(path: Path, schema: str, version: int) -> Json:
         message = f"{path} is no {schema} document (its schema is {one_line(content.get('schema'), 60)!r})."
         raise DocumentError(message)
     found = content.get("version")
-    if found == version:
+    if type(found) is int and found == version:
         return content
     if isinstance(found, int) and found > version:
         message = f"{path} has format version {found}, this harness reads {version}. Update the harness."

@@ -7,6 +7,7 @@ than the model's maximum is read in overlapping windows: nothing is truncated.
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,18 @@ _NO_MAXIMUM = 1_000_000
 _DEFAULT_MAXIMUM = 512
 # These number positions from pad_token_id + 1, so that many rows of the position table are never reached
 # (transformers, create_position_ids_from_input_ids).
-_OFFSET_POSITIONS = frozenset({"camembert", "longformer", "mpnet", "roberta", "roberta-prelayernorm", "xlm-roberta"})
+_OFFSET_POSITIONS = frozenset(
+    {
+        "camembert", "data2vec-text", "esm", "ibert", "lilt", "longformer", "luke", "markuplm", "mpnet", "roberta",
+        "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod",
+    }
+)  # fmt: skip
+_SURROGATES = re.compile("[\ud800-\udfff]")
+
+
+def encodable(text: str) -> str:
+    """Put U+FFFD where half a surrogate pair stands, which is in no encoding and which no tokenizer takes; offsets stay."""
+    return _SURROGATES.sub("\ufffd", text)
 
 
 def maximum_tokens(config: Mapping[str, Any], tokenizer_config: Mapping[str, Any]) -> int:
@@ -29,8 +41,9 @@ def maximum_tokens(config: Mapping[str, Any], tokenizer_config: Mapping[str, Any
     limits = []
     positions = config.get("max_position_embeddings")
     if isinstance(positions, int) and positions > 0:
-        offset = config.get("pad_token_id", 1) + 1 if config.get("model_type") in _OFFSET_POSITIONS else 0
-        limits.append(positions - offset)
+        padding = config.get("pad_token_id")
+        offset = (padding if isinstance(padding, int) else 1) + 1
+        limits.append(positions - (offset if config.get("model_type") in _OFFSET_POSITIONS else 0))
     longest = tokenizer_config.get("model_max_length")
     if isinstance(longest, int | float) and 0 < longest < _NO_MAXIMUM:
         limits.append(int(longest))
@@ -102,11 +115,10 @@ def _owners(parts: Sequence[Encoding]) -> dict[int, tuple[int, int]]:
             word_id = part.word_ids[position]
             if word_id is None or (position > inside[0] and part.word_ids[position - 1] == word_id):
                 continue
-            if number > 0 and position == inside[0]:
-                continue  # may be the middle of a word; the window before holds its start
             left = position - inside[0] if number > 0 else len(part.ids)
             right = inside[-1] - position if number + 1 < len(parts) else len(part.ids)
-            room = min(left, right)
+            # the first token may be the middle of a word, whose start a window before then holds
+            room = min(left, right) if left else -1
             if word_id not in best or room > best[word_id][0]:
                 best[word_id] = (room, number, position)
     return {word_id: (number, position) for word_id, (_, number, position) in best.items()}

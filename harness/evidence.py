@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from harness.documents import Json, read_document, write_json
 from harness.errors import DocumentError, one_line
@@ -138,18 +138,19 @@ class Evidence:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Evidence:
-        """Read what `to_json` wrote; raises KeyError, TypeError or ValueError on anything else."""
+        """Read what `to_json` wrote; raises KeyError, TypeError, ValueError or OverflowError on anything else."""
+        environment = _take(content, "environment", dict)
         return cls(
-            run_id=content["run_id"],
-            candidate_digest=content["candidate_digest"],
-            variants=tuple(content["variants"]),
-            suites=tuple(content["suites"]),
-            collected=content["collected"],
-            deselected=content["deselected"],
-            outcomes=tuple(_outcome_from_json(entry) for entry in content["outcomes"]),
-            measures=tuple(measure_from_json(entry) for entry in content["measures"]),
-            problems=tuple(content["problems"]),
-            environment=content["environment"],
+            run_id=_take(content, "run_id", str),
+            candidate_digest=_take(content, "candidate_digest", str),
+            variants=_take_texts(content, "variants"),
+            suites=_take_texts(content, "suites"),
+            collected=_take(content, "collected", int),
+            deselected=_take(content, "deselected", int),
+            outcomes=tuple(_outcome_from_json(entry) for entry in _take(content, "outcomes", list)),
+            measures=tuple(measure_from_json(entry) for entry in _take(content, "measures", list)),
+            problems=_take_texts(content, "problems"),
+            environment={name: _take(environment, name, str) for name in environment},
         )
 
 
@@ -168,8 +169,8 @@ def measure_to_json(measure: Measure) -> Json:
 
 def measure_from_json(content: Mapping[str, Any]) -> Measure:
     """See `measure_to_json`."""
-    key = MeasureKey(content["suite"], content["scope"], content["name"])
-    return Measure(key, float(content["value"]), Unit(content["unit"]), content["details"])
+    key = MeasureKey(*(_take(content, part, str) for part in ("suite", "scope", "name")))
+    return Measure(key, _take_number(content, "value"), Unit(content["unit"]), _take(content, "details", dict))
 
 
 def _outcome_to_json(outcome: Outcome) -> Json:
@@ -185,13 +186,33 @@ def _outcome_to_json(outcome: Outcome) -> Json:
 
 def _outcome_from_json(content: Mapping[str, Any]) -> Outcome:
     return Outcome(
-        content["suite"],
-        content["test"],
+        _take(content, "suite", str),
+        _take(content, "test", str),
         Result(content["result"]),
-        float(content["duration_s"]),
-        content["reason"],
-        content["limit_broken"],
+        _take_number(content, "duration_s"),
+        _take(content, "reason", str),
+        _take(content, "limit_broken", bool),
     )
+
+
+_Kind = TypeVar("_Kind")
+
+
+def _take(content: Mapping[str, Any], key: str, kind: type[_Kind]) -> _Kind:
+    """Take a value of exactly this type: what only resembles it, such as null for 0, is damage."""
+    value = content[key]
+    if type(value) is not kind:
+        message = f"{key} is a {type(value).__name__}, not a {kind.__name__}"
+        raise TypeError(message)
+    return value
+
+
+def _take_number(content: Mapping[str, Any], key: str) -> float:
+    return float(content[key]) if type(content[key]) is int else _take(content, key, float)
+
+
+def _take_texts(content: Mapping[str, Any], key: str) -> tuple[str, ...]:
+    return tuple(_take({key: entry}, key, str) for entry in _take(content, key, list))
 
 
 def write_evidence(path: Path, evidence: Evidence) -> None:
@@ -208,7 +229,7 @@ def read_evidence(path: Path) -> Evidence:
     content = read_document(path, EVIDENCE_SCHEMA, EVIDENCE_VERSION)
     try:
         return Evidence.from_json(content)
-    except (KeyError, TypeError, ValueError, AttributeError) as err:
+    except (KeyError, TypeError, ValueError, OverflowError) as err:
         message = f"{path} is damaged ({type(err).__name__}: {one_line(err)}). Judge again."
         raise DocumentError(message) from err
 

@@ -161,19 +161,21 @@ def check_output(output: Path, model: Path) -> None:
 def _refuse_to_replace_a_release(output: Path) -> None:
     """Keep an export, which nothing has judged, from taking the place of a release that is served."""
     if (output / MANIFEST).is_file() and read_json_object(output / MANIFEST).get("decision") == "ACCEPTED":
-        message = f"{output} holds an accepted release, which an unjudged export must not replace. Name another --output."
+        message = (
+            f"{output} holds an accepted release, which an unjudged export must not replace. Name another --output."
+        )
         raise UsageError(message)
 
 
 def check_writable(folder: Path) -> None:
-    """Try to write into a folder, creating it if need be.
+    """Try to write into a folder, or into the first folder above it that exists; leaves nothing behind.
 
     Raises:
         ArtifactError: nothing can be written there.
     """
+    place = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
+        with tempfile.TemporaryFile(dir=place):
             pass
     except OSError as err:
         message = f"{folder} is not writable ({err.strerror or one_line(err)}). Change its permissions or name another folder."

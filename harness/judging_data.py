@@ -17,6 +17,8 @@ from harness.tagging import LabelledQuery, LabelledSet
 _CALIBRATION_QUERIES = 400
 _LARGEST_SHARE = 4
 _FEWEST_QUERIES = 20
+# The names by which `read_labelled_set` knows JSON lines and CoNLL.
+_LABELLED_SUFFIXES = frozenset({".json", ".jsonl", ".ndjson", ".bio", ".conll", ".iob", ".iob2"})
 
 
 def default_data() -> tuple[Path, ...]:
@@ -65,10 +67,11 @@ def read_texts(path: Path) -> list[str]:
     Raises:
         DataError: the file cannot be read or holds no query.
     """
-    if path.suffix in {".jsonl", ".conll", ".json"}:
+    if path.suffix.lower() in _LABELLED_SUFFIXES:
         return read_labelled_set(path).texts
     try:
-        texts = [line for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+        # not splitlines: U+2028 and its like may stand inside a query
+        texts = [line for line in path.read_text(encoding="utf-8-sig").split("\n") if line.strip()]
     except (OSError, UnicodeDecodeError) as err:
         message = f"{path} cannot be read as UTF-8 text ({one_line(err)}). Name a file with a query a line."
         raise DataError(message) from err

@@ -53,38 +53,51 @@ class Judgement:
 
 
 @dataclass(frozen=True, slots=True)
-class Inputs:
-    """What a run was asked to judge with; all of it has been read once, so it is known to be good."""
+class Rules:
+    """What a run judges by: its suites and its policy."""
 
-    data: tuple[Path, ...]
-    labelled: LabelledSet
+    suites: dict[str, FoundSuite]
     policy_path: Path | None
     policy: Policy
-    suites: dict[str, FoundSuite]
-    notes: tuple[str, ...]
 
 
-def read_inputs(
-    checkpoint: Checkpoint,
-    data: Sequence[Path],
-    policy: Path | None,
-    suites: Sequence[str],
-    variants: Sequence[Variant],
-) -> Inputs:
-    """Read data, policy and suites before any work starts, so that a mistake in them costs seconds.
+def read_rules(policy: Path | None, suites: Sequence[str], variants: Sequence[Variant]) -> Rules:
+    """Read policy and suites before any work starts, so that a mistake in them costs seconds.
 
     Raises:
-        DataError, PolicyError, SuiteError, UsageError: naming what is wrong.
+        PolicyError, SuiteError, UsageError: naming what is wrong.
     """
     found = discover()
     chosen = choose(found, suites)
-    names = [variant.value for variant in Variant]
-    promised = {key for suite in found.values() for key in suite.suite.promised(names)}
-    loaded = load_policy(policy, promised, SystemClock().utc().date())
-    paths = tuple(data) or _default_data(checkpoint)
+    every = {key for suite in found.values() for key in suite.suite.promised([variant.value for variant in Variant])}
+    loaded = load_policy(policy, every, SystemClock().utc().date())
+    judged = {key for suite in chosen.values() for key in suite.suite.promised([variant.value for variant in variants])}
+    for waiver in loaded.waivers:
+        if waiver.key not in judged:
+            message = f"the waiver for {waiver.key} matches no measure of this run. Delete it from the policy."
+            raise UsageError(message)
+    return Rules(chosen, policy, loaded)
+
+
+@dataclass(frozen=True, slots=True)
+class Data:
+    """The labelled queries of a run, and the files that they come from."""
+
+    paths: tuple[Path, ...]
+    labelled: LabelledSet
+
+
+def read_data(checkpoint: Checkpoint, paths: Sequence[Path], progress: Progress) -> Data:
+    """Read labelled queries, the bundled bus queries by default.
+
+    Raises:
+        DataError, UsageError: naming what is wrong.
+    """
+    paths = tuple(paths) or _default_data(checkpoint)
     labelled = read_labelled_set(paths, labels=checkpoint.labels)
-    _check_waivers(loaded, chosen, variants)
-    return Inputs(paths, labelled, policy, loaded, chosen, labelled.notes)
+    for note in labelled.notes:
+        progress.line(f"note: {note}")
+    return Data(paths, labelled)
 
 
 def _default_data(checkpoint: Checkpoint) -> tuple[Path, ...]:
@@ -96,16 +109,6 @@ def _default_data(checkpoint: Checkpoint) -> tuple[Path, ...]:
         )
         raise UsageError(message)
     return bundled
-
-
-def _check_waivers(policy: Policy, chosen: dict[str, FoundSuite], variants: Sequence[Variant]) -> None:
-    promised = {
-        key for found in chosen.values() for key in found.suite.promised([variant.value for variant in variants])
-    }
-    for waiver in policy.waivers:
-        if waiver.key not in promised:
-            message = f"the waiver for {waiver.key} matches no measure of this run. Delete it from the policy."
-            raise UsageError(message)
 
 
 def release(
@@ -144,31 +147,75 @@ def release(
     model, output = Path(model), Path(output)
     check_output(output, model)
     check_writable(results)
+    rules = read_rules(policy, (), tuple(Variant) if quantize else (Variant.FP32,))
     if model == DEFAULT_MODEL and not model.exists():
+        if data:
+            read_labelled_set(tuple(data))  # a mistake in them should not show after minutes of training
         _train_default(model, took, progress)
     checkpoint = open_checkpoint(model)
-    variants = tuple(Variant) if quantize else (Variant.FP32,)
-    inputs = read_inputs(checkpoint, data, policy, (), variants)
-    for note in inputs.notes:
-        progress.line(f"note: {note}")
+    queries = read_data(checkpoint, data, progress)
     run = new_run(results)
+    order = _Int8Order(target, own_data=bool(data)) if quantize else None
+    try:
+        judged_with = _make_candidate(checkpoint, queries, run, order, took, progress)
+    except BaseException:
+        shutil.rmtree(run.folder)
+        raise
     candidate = run.folder / CANDIDATE_FOLDER
-    candidate.mkdir()
-    with stage(progress, "export", took):
-        write_export(checkpoint, candidate, progress)
-    recipe = None
-    judged_with = inputs.data
-    if quantize:
-        with stage(progress, "quantize", took):
-            recipe, judged_with = _quantize(checkpoint, candidate, inputs, run, target, progress, own_data=bool(data))
-    write_unjudged_manifest(candidate, checkpoint, recipe)
-    question = Question(candidate, model, judged_with, policy, inputs.suites, results / STATE_FOLDER)
-    judgement = _judge(question, inputs.policy, run, took, time_limit_s, progress)
+    question = Question(candidate, model, judged_with, policy, rules.suites, results / STATE_FOLDER)
+    judgement = _judge(question, rules.policy, run, took, time_limit_s, progress)
     if judgement.verdict.decision is Decision.ACCEPTED:
         with stage(progress, "accept", took):
             accept(candidate, output, run_id=run.name, verdict_digest=file_digest(run.verdict_path))
         shutil.rmtree(candidate)
     return judgement
+
+
+@dataclass(frozen=True, slots=True)
+class _Int8Order:
+    """That an INT8 variant is wanted, for which target, and whether the user brought the data."""
+
+    target: str | None
+    own_data: bool
+
+
+def _make_candidate(
+    checkpoint: Checkpoint,
+    queries: Data,
+    run: Run,
+    order: _Int8Order | None,
+    took: dict[str, float],
+    progress: Progress,
+) -> tuple[Path, ...]:
+    """Export and, if asked, quantize into the run's folder; return the files that are left to judge with."""
+    candidate = run.folder / CANDIDATE_FOLDER
+    candidate.mkdir()
+    with stage(progress, "export", took):
+        write_export(checkpoint, candidate, progress)
+    recipe = None
+    judged_with = queries.paths
+    if order is not None:
+        with stage(progress, "quantize", took):
+            recipe, judged_with = _quantize(checkpoint, queries, run, order, progress)
+    write_unjudged_manifest(candidate, checkpoint, recipe)
+    return judged_with
+
+
+def _quantize(
+    checkpoint: Checkpoint, queries: Data, run: Run, order: _Int8Order, progress: Progress
+) -> tuple[dict[str, Any], tuple[Path, ...]]:
+    """Quantize on queries that the judging never sees: bus training data, or a part of the user's file."""
+    from harness.quantize import default_calibration, quantize_model
+
+    candidate = run.folder / CANDIDATE_FOLDER
+    if not order.own_data:
+        texts = default_calibration(checkpoint.labels, progress)
+        return quantize_model(candidate, texts, target=order.target, progress=progress), queries.paths
+    calibration, judged = split_for_calibration(queries.labelled)
+    path = run.folder / "judged.jsonl"
+    write_labelled_set(path, judged)
+    progress.line(f"{len(calibration.queries)} queries set the INT8 ranges, the other {len(judged.queries)} judge")
+    return quantize_model(candidate, calibration.texts, target=order.target, progress=progress), (path,)
 
 
 def train_reference(
@@ -224,32 +271,6 @@ def _cache() -> Path:
     return (Path(home) if home else Path.home() / ".cache") / "ner-release-harness"
 
 
-def _quantize(
-    checkpoint: Checkpoint,
-    candidate: Path,
-    inputs: Inputs,
-    run: Run,
-    target: str | None,
-    progress: Progress,
-    *,
-    own_data: bool,
-) -> tuple[dict[str, Any], tuple[Path, ...]]:
-    """Quantize on queries that the judging never sees: bus training data, or a part of the user's file."""
-    from harness.quantize import default_calibration, quantize_model
-
-    if not own_data:
-        texts = default_calibration(checkpoint.labels, progress)
-        return quantize_model(candidate, texts, target=target, progress=progress), inputs.data
-    calibration, judged = split_for_calibration(inputs.labelled)
-    path = run.folder / "judged.jsonl"
-    write_labelled_set(path, judged)
-    progress.line(
-        f"{len(calibration.queries)} of {len(inputs.labelled.queries)} queries set activation ranges, the other {len(judged.queries)} judge"
-    )
-    recipe = quantize_model(candidate, calibration.texts, target=target, progress=progress)
-    return recipe, (path,)
-
-
 def judge_candidate(
     reference: Path,
     candidate: Path,
@@ -270,12 +291,11 @@ def judge_candidate(
     artifact = open_artifact(candidate)
     checkpoint = open_checkpoint(reference)
     check_writable(results)
-    inputs = read_inputs(checkpoint, data, policy, suites, artifact.variants)
-    for note in inputs.notes:
-        progress.line(f"note: {note}")
+    rules = read_rules(policy, suites, artifact.variants)
+    queries = read_data(checkpoint, data, progress)
     run = new_run(results)
-    question = Question(candidate, reference, inputs.data, policy, inputs.suites, results / STATE_FOLDER)
-    return _judge(question, inputs.policy, run, {}, time_limit_s, progress)
+    question = Question(candidate, reference, queries.paths, policy, rules.suites, results / STATE_FOLDER)
+    return _judge(question, rules.policy, run, {}, time_limit_s, progress)
 
 
 def _judge(

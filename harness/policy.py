@@ -86,7 +86,7 @@ class _PolicyFile:
         self._lines = text.splitlines()
         try:
             self._content: dict[str, Any] = tomllib.loads(text)
-        except (tomllib.TOMLDecodeError, RecursionError) as err:
+        except (ValueError, RecursionError) as err:  # a number of 5000 digits is a plain ValueError
             message = f"{name} is not valid TOML: {one_line(err)}."
             raise PolicyError(message) from err
         for section in self._content:
@@ -96,7 +96,9 @@ class _PolicyFile:
     def limits(self, promised: Collection[MeasureKey] | None) -> dict[MeasureKey, Limit]:
         found = {}
         for suite, scopes in self._table(("limits",), self._content.get("limits", {})).items():
+            self._check_known(("limits", suite), scopes, promised)
             for scope, entries in self._table(("limits", suite), scopes).items():
+                self._check_known(("limits", suite, scope), entries, promised)
                 for name, entry in self._table(("limits", suite, scope), entries).items():
                     path = ("limits", suite, scope, name)
                     key = MeasureKey(suite, scope, name)
@@ -104,6 +106,12 @@ class _PolicyFile:
                         raise self._error(path, f"no chosen suite has such a measure; {_nearest(key, promised)}")
                     found[key] = self._limit(path, entry)
         return found
+
+    def _check_known(self, path: tuple[str, ...], content: object, promised: Collection[MeasureKey] | None) -> None:
+        """Refuse an empty table that no measure could stand in; one with entries is refused at the entry."""
+        known = promised is None or any((key.suite, key.scope)[: len(path) - 1] == path[1:] for key in promised)
+        if content == {} and not known:
+            raise self._error(path, "no chosen suite has measures here; delete it or correct its name")
 
     def _limit(self, path: tuple[str, ...], entry: object) -> Limit:
         if entry == "reported":
@@ -115,7 +123,7 @@ class _PolicyFile:
         for bound, value in entry.items():
             if bound not in {"min", "max"}:
                 raise self._error(path, f"unknown key {one_line(bound, 60)!r}; a limit has min, max or both")
-            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            if not _is_finite_number(value):
                 raise self._error(path, f"{bound} must be a finite number, not {one_line(value, 60)!r}")
         try:
             return Limit(entry.get("min"), entry.get("max"))
@@ -126,26 +134,28 @@ class _PolicyFile:
         entries = self._content.get("waivers", [])
         if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
             raise self._error(("waivers",), "waivers are written as [[waivers]] tables")
-        return tuple(self._waiver(entry, promised, today) for entry in entries)
+        return tuple(self._waiver(number, entry, promised, today) for number, entry in enumerate(entries))
 
-    def _waiver(self, entry: Mapping[str, Any], promised: Collection[MeasureKey], today: datetime.date) -> Waiver:
+    def _waiver(
+        self, number: int, entry: Mapping[str, Any], promised: Collection[MeasureKey], today: datetime.date
+    ) -> Waiver:
         path = ("waivers", "measure")
         if set(entry) != set(_WAIVER_KEYS):
+            keys = ", ".join(_WAIVER_KEYS)
             raise self._error(
-                ("waivers",), f"a waiver has exactly the keys {', '.join(_WAIVER_KEYS)}, not {one_line(sorted(entry))}"
+                ("waivers",), f"a waiver has exactly the keys {keys}, not {one_line(sorted(entry))}", number
             )
         measure, reason, expires = (entry[key] for key in _WAIVER_KEYS)
         key = next((key for key in promised if str(key) == measure), None)
         if key is None:
-            raise self._error(path, f"{one_line(measure, 80)!r} matches no measure; write suite.scope.name")
+            raise self._error(path, f"{one_line(measure, 80)!r} matches no measure; write suite.scope.name", number)
         if not isinstance(reason, str) or not reason.strip():
-            raise self._error(path, f"the waiver for {measure} gives no reason")
+            raise self._error(path, f"the waiver for {measure} gives no reason", number)
         if not isinstance(expires, datetime.date) or isinstance(expires, datetime.datetime):
-            raise self._error(path, f"the waiver for {measure} needs a date, as in expires = 2026-12-31")
+            raise self._error(path, f"the waiver for {measure} needs a date, as in expires = 2026-12-31", number)
         if expires < today:
-            raise self._error(
-                path, f"the waiver for {measure} expired on {expires}; keep the limit or renew the waiver"
-            )
+            why = f"the waiver for {measure} expired on {expires}; keep the limit or renew the waiver"
+            raise self._error(path, why, number)
         return Waiver(key, reason, expires)
 
     def _table(self, path: tuple[str, ...], content: object) -> Mapping[str, Any]:
@@ -153,12 +163,21 @@ class _PolicyFile:
             raise self._error(path, "must be a table; limits are written under [limits.SUITE.SCOPE]")
         return content
 
-    def _error(self, path: tuple[str, ...], why: str) -> PolicyError:
-        line = self._line_of(path)
-        return PolicyError(f"{self._name}{f' line {line}' if line else ''}, {'.'.join(path)}: {why}.")
+    def _error(self, path: tuple[str, ...], why: str, number: int = 0) -> PolicyError:
+        line = self._line_of(path, number)
+        stop = "" if why.endswith("?") else "."
+        return PolicyError(f"{self._name}{f' line {line}' if line else ''}, {'.'.join(path)}: {why}{stop}")
 
-    def _line_of(self, path: tuple[str, ...]) -> int | None:
-        """Find the line that a key stands on: below its table's header, or a header itself, or dotted."""
+    def _line_of(self, path: tuple[str, ...], number: int) -> int | None:
+        """Find the line that a key stands on: below its table's header, or a header itself, or dotted.
+
+        In a list of tables, such as the waivers, it is that of the table with this number.
+        """
+        found = self._lines_of(path)
+        return found[min(number, len(found) - 1)] if found else None
+
+    def _lines_of(self, path: tuple[str, ...]) -> list[int]:
+        found = []
         table: tuple[str, ...] = ()
         for number, line in enumerate(self._lines, 1):
             header = re.match(r"\s*\[+\s*([^\]]+?)\s*\]+", line)
@@ -166,10 +185,19 @@ class _PolicyFile:
             if header:
                 table = _dotted(header[1])
             if (header and table == path) or (assigned and (*table, *_dotted(assigned[1])) == path):
-                return number
-        # a waiver's own keys, or a table written inline: the first line that names the last part
+                found.append(number)
+        # a table written inline: the lines that name the last part, in more than a comment
         last = re.compile(rf"(?<![\w-]){re.escape(path[-1])}(?![\w-])")
-        return next((number for number, line in enumerate(self._lines, 1) if last.search(line)), None)
+        return found or [number for number, line in enumerate(self._lines, 1) if last.search(line.partition("#")[0])]
+
+
+def _is_finite_number(value: object) -> bool:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an integer beyond what a float holds
+        return False
 
 
 def _dotted(text: str) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ import torch
 from transformers import AutoModelForTokenClassification, AutoTokenizer
 
 from harness.checkpoint import open_checkpoint
-from harness.encoding import encoded_query, overlap
+from harness.encoding import encodable, encoded_query, overlap
 from harness.errors import CheckpointError, one_line
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class Reference:
             return []
         maximum = self.checkpoint.maximum_tokens
         answer = self.tokenizer(
-            list(texts),
+            [encodable(text) for text in texts],
             truncation=True,
             max_length=maximum,
             stride=overlap(maximum),

@@ -6,7 +6,7 @@ Strict means IOB2: an entity counts if its type and both ends are right and its 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -33,12 +33,12 @@ class TagPair:
 def tag_pair(query: LabelledQuery, words: Sequence[Word], predicted: Sequence[str]) -> TagPair:
     """Lay gold spans and predicted word tags over common pieces of the text.
 
-    Pieces are the words, cut further where a gold span begins or ends inside one, and any part of a
-    gold span that no word covers. So a gold entity that the words cannot express, or that the model
+    Pieces are the words, cut further where a gold span begins or ends inside one, and any visible part
+    of a gold span that no word covers. So a gold entity that the words cannot express, or that the model
     never saw, counts as missed.
     """
     pieces = _pieces(query, words)
-    gold = [_gold_tag(start, end, query.spans) for start, end, _ in pieces]
+    gold = _gold_tags(pieces, query.spans)
     found = []
     previous = None
     for _, _, index in pieces:
@@ -57,17 +57,41 @@ def _pieces(query: LabelledQuery, words: Sequence[Word]) -> list[tuple[int, int,
         edges = [start, *(cut for cut in cuts if start < cut < end), end]
         pieces += [(left, right, index) for left, right in pairwise(edges)]
     for span in query.spans:
-        if not any(start < span.end and end > span.start for start, end, _ in pieces):
-            pieces.append((span.start, span.end, None))
+        gaps = list(_gaps(span, words))
+        unread = [gap for gap in gaps if gap == (span.start, span.end) or _is_visible(query.text[gap[0] : gap[1]])]
+        pieces += [(start, end, None) for start, end in unread]
     return sorted(pieces, key=lambda piece: piece[:2])
 
 
-def _gold_tag(start: int, end: int, spans: Sequence[EntitySpan]) -> str:
-    for span in spans:
-        if start < span.end and end > span.start:
-            # white space may stand between the span's start and its first piece
-            return f"{'B' if start <= span.start else 'I'}-{span.label}"
-    return OUTSIDE
+def _gaps(span: EntitySpan, words: Sequence[Word]) -> Iterator[tuple[int, int]]:
+    """Find what of a span no word covers."""
+    reached = span.start
+    for start, end in words:
+        if start < span.end and end > reached:
+            if start > reached:
+                yield reached, start
+            reached = end
+    if reached < span.end:
+        yield reached, span.end
+
+
+def _is_visible(text: str) -> bool:
+    """Whether there is more than white space and characters that tokenizers drop."""
+    return any(character.isprintable() and not character.isspace() for character in text)
+
+
+def _gold_tags(pieces: Sequence[tuple[int, int, int | None]], spans: Sequence[EntitySpan]) -> list[str]:
+    """Tag each piece; the first of a span is its beginning, also where white space stands before it in the span."""
+    tags = []
+    begun: set[EntitySpan] = set()
+    for start, end, _ in pieces:
+        span = next((span for span in spans if start < span.end and end > span.start), None)
+        if span is None:
+            tags.append(OUTSIDE)
+        else:
+            tags.append(f"{'I' if span in begun else 'B'}-{span.label}")
+            begun.add(span)
+    return tags
 
 
 def strict_tags(tags: Sequence[str], labels: Sequence[str]) -> list[str]:

@@ -211,6 +211,9 @@ def tag(model: TokenClassifier, texts: Sequence[str], batch_size: int = 32) -> l
 
 def tag_encoded(model: TokenClassifier, queries: Sequence[EncodedQuery], batch_size: int = 32) -> list[TaggedQuery]:
     """Tag queries that are encoded already; see `tag`."""
+    if batch_size < 1:
+        message = f"batch_size must be 1 or more, not {batch_size}"
+        raise ValueError(message)
     logits = [np.zeros((len(query.words), len(model.labels)), np.float32) for query in queries]
     rows = [
         (len(window.input_ids), index, window)

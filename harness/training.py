@@ -28,6 +28,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as ProgressBar
+from tokenizers import Regex, pre_tokenizers
 from torch.nn.functional import cross_entropy
 from transformers import AutoConfig, AutoModelForTokenClassification
 from transformers.utils import logging as transformers_logging
@@ -62,7 +63,7 @@ BUS_TYPES = (
     "DROPPING_POINT",
 )
 SEED = 20
-EPOCHS = 5
+EPOCHS = 4
 
 TRAINING = "training.json"
 TRAINING_SCHEMA = "harness-training"
@@ -497,8 +498,21 @@ def _download(hub_id: str, remedy: str) -> Path:
         raise CheckpointError(message) from err
 
 
+def _split_symbols(tokenizer: PreTrainedTokenizerFast) -> None:
+    """Have arrows, emoji and currency signs cut off words, as punctuation is.
+
+    BERT's own rule knows ASCII and punctuation only, so `Pune→Goa` would be one word, and one emoji
+    that the vocabulary lacks would make the whole word it is glued to unknown.
+    """
+    backend = tokenizer.backend_tokenizer
+    if isinstance(backend.pre_tokenizer, pre_tokenizers.BertPreTokenizer):
+        split = pre_tokenizers.Split(Regex(r"\p{S}"), "isolated")
+        backend.pre_tokenizer = pre_tokenizers.Sequence([backend.pre_tokenizer, split])
+
+
 def _load(base: _Base, labels: tuple[str, ...]) -> _Trainee:
     tokenizer = load_tokenizer(base.folder)
+    _split_symbols(tokenizer)
     level = transformers_logging.get_verbosity()
     # Not a warning here that some weights are newly initialised: that is what training is for.
     transformers_logging.set_verbosity(logging.ERROR)

@@ -7,6 +7,7 @@ skipped, crashed or out of order is INCOMPLETE.
 from __future__ import annotations
 
 import datetime
+import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -31,7 +32,11 @@ class Limit:
     maximum: float | None = None
 
     def __post_init__(self) -> None:
-        """Refuse limits that nothing can keep."""
+        """Refuse limits that nothing can keep, and infinite ones, which everything keeps."""
+        for name, bound in (("min", self.minimum), ("max", self.maximum)):
+            if bound is not None and not math.isfinite(bound):
+                message = f"{name} is {bound}, which is no number to judge by"
+                raise ValueError(message)
         if self.minimum is not None and self.maximum is not None and self.minimum > self.maximum:
             message = f"min {self.minimum:g} is above max {self.maximum:g}"
             raise ValueError(message)
@@ -105,7 +110,13 @@ class Finding:
         """Write it as one line: `parity.fp32.… = 0.05 logit, limit ≤ 0.001`."""
         unit = "" if self.measure.unit in {Unit.COUNT, Unit.SHARE, Unit.F1} else f" {self.measure.unit.value}"
         limit = "no limit in the policy" if self.limit is None else f"limit {self.limit}"
-        return f"{self.measure.key} = {self.measure.value:.4g}{unit}, {limit}"
+        return f"{self.measure.key} = {self._value()}{unit}, {limit}"
+
+    def _value(self) -> str:
+        """Round the value, but not across the limit: 0.98999 does not read 0.99 beside `≥ 0.99`."""
+        value, limit = self.measure.value, self.limit or Limit()
+        texts = (f"{value:.{digits}g}" for digits in (4, 6, 9))
+        return next((text for text in texts if limit.allows(float(text)) == limit.allows(value)), repr(value))
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +158,7 @@ def decide(policy: Policy, promised: Mapping[MeasureKey, Unit], evidence: Eviden
         REJECTED if a limit is broken; else INCOMPLETE if anything is missing or did not run to its
         end; else ACCEPTED. The order of outcomes and measures in the evidence never matters.
     """
-    measures = sorted(evidence.measures, key=lambda measure: (measure.key, measure.value))
+    measures = sorted(evidence.measures, key=lambda measure: (measure.key, measure.value, measure.unit.value))
     findings = tuple(compare(policy, measure) for measure in measures)
     some_broken = any(finding.standing in _REJECTING for finding in findings)
     problems = (
@@ -178,7 +189,7 @@ def _session_problems(evidence: Evidence) -> list[str]:
 
 def _outcome_problems(evidence: Evidence, *, some_broken: bool) -> list[str]:
     problems = []
-    for outcome in sorted(evidence.outcomes, key=lambda outcome: (outcome.suite, outcome.test)):
+    for outcome in sorted(evidence.outcomes, key=lambda one: (one.suite, one.test, one.result.value, one.reason)):
         match outcome.result:
             case Result.PASSED:
                 continue

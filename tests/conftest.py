@@ -15,6 +15,8 @@ from hypothesis import settings
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TRANSFORMERS_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+# A model this small gains nothing from more threads, and loses much where other work has the cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # No test of the harness depends on how fast the machine is, nor on luck.
 settings.register_profile("harness", deadline=None, derandomize=True)
