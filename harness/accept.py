@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import shutil
 import uuid
+from contextlib import suppress
 from pathlib import Path
 
 from harness.artifact import MANIFEST, MANIFEST_SCHEMA, MANIFEST_VERSION
@@ -38,17 +39,34 @@ def accept(staging: Path, output: Path, *, run_id: str, verdict_digest: str) -> 
     folder = store / run_id
     try:
         store.mkdir(parents=True, exist_ok=True)
-        incoming = store / f".incoming-{uuid.uuid4().hex}"
+        _bring_in(staging, folder, verdict_digest)
+        try:
+            _switch(output, folder)
+        except BaseException:
+            if not (output.exists() and output.samefile(folder)):  # an interrupt may come when it is served already
+                shutil.rmtree(folder, ignore_errors=True)
+            raise
+    except OSError as err:
+        message = f"{output} could not be replaced ({err.strerror or one_line(err)}). The earlier release, if any, still stands."
+        raise ArtifactError(message) from err
+    with suppress(OSError):  # the new release is served; that an old one cannot be deleted changes nothing about it
+        _sweep(store, folder)
+    return folder
+
+
+def _bring_in(staging: Path, folder: Path, verdict_digest: str) -> None:
+    """Copy the judged files into the store, completely or not at all."""
+    incoming = folder.with_name(f".incoming-{uuid.uuid4().hex}")
+    try:
         shutil.copytree(staging, incoming)
         _mark_accepted(incoming, verdict_digest)
         _sync(incoming)
         incoming.rename(folder)
-        _switch(output, folder)
-        _sweep(store, folder)
-    except OSError as err:
-        message = f"{output} could not be replaced ({err.strerror or one_line(err)}). The earlier release, if any, still stands."
-        raise ArtifactError(message) from err
-    return folder
+    except BaseException:
+        shutil.rmtree(incoming, ignore_errors=True)
+        with suppress(OSError):  # not empty: other releases are in it
+            folder.parent.rmdir()
+        raise
 
 
 def _mark_accepted(folder: Path, verdict_digest: str) -> None:
@@ -68,14 +86,17 @@ def _sync(folder: Path) -> None:
 
 def _switch(output: Path, folder: Path) -> None:
     link = output.parent / f".{output.name}.link-{uuid.uuid4().hex}"
-    link.symlink_to(folder.relative_to(output.parent), target_is_directory=True)
+    before = folder.with_name(f"before-{folder.name}")
     try:
+        link.symlink_to(folder.relative_to(output.parent), target_is_directory=True)
         if output.is_dir() and not output.is_symlink():
             # an earlier export left a real folder, which no rename replaces; it joins the store
-            output.rename(folder.parent / f"before-{folder.name}")
+            output.rename(before)
         link.replace(output)
     except BaseException:
         link.unlink(missing_ok=True)
+        if before.exists() and not output.exists():
+            before.rename(output)
         raise
 
 

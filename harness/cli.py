@@ -7,6 +7,7 @@ go to standard output, everything else to standard error.
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import signal
@@ -45,14 +46,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # a CI runner that gives up sends SIGTERM: end like Ctrl-C, so that no child process is left
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a path or a table that the encoding lacks is no reason to fail
+            stream.reconfigure(errors="backslashreplace")
     try:
-        return int(options.run(options))
+        code = int(options.run(options))
+        sys.stdout.flush()  # here, where a reader that has gone is understood
+        return code
     except HarnessError as err:
         print(f"harness: {err}", file=sys.stderr)
         return ExitCode.BAD_INPUT
     except ModuleNotFoundError as err:
         if (err.name or "").partition(".")[0] in {"harness", "suites"}:
-            raise
+            return _bug()
         missing = MissingPackageError(
             f"this command needs the package {err.name!r}: pip install 'ner-release-harness[release]'."
         )
@@ -69,10 +75,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"harness: {err.filename or 'the system'}: {err.strerror or err}. Nothing was accepted.", file=sys.stderr)
         return ExitCode.COULD_NOT_JUDGE
     except Exception:
-        # our own bug: Python would exit with 1, which means "rejected"
-        traceback.print_exc()
-        print("harness: this is a bug in the harness; nothing was accepted.", file=sys.stderr)
-        return ExitCode.COULD_NOT_JUDGE
+        return _bug()
+
+
+def _bug() -> ExitCode:
+    """Show the traceback of what is being handled; left alone, Python would exit with 1, which means "rejected"."""
+    traceback.print_exc()
+    print("harness: this is a bug in the harness; nothing was accepted.", file=sys.stderr)
+    return ExitCode.COULD_NOT_JUDGE
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -237,7 +247,6 @@ def _judge(options: argparse.Namespace) -> ExitCode:
 
 
 def _conclude(judgement: object, options: argparse.Namespace, subject: str) -> ExitCode:
-    from harness.documents import to_json
     from harness.pipeline import Judgement
     from harness.report import print_verdict
     from harness.verdict import Decision
@@ -245,7 +254,7 @@ def _conclude(judgement: object, options: argparse.Namespace, subject: str) -> E
     if not isinstance(judgement, Judgement):
         raise TypeError
     if options.json:
-        print(to_json(judgement.document))
+        _print_json(judgement.document, indent=2)
     else:
         print_verdict(judgement.verdict, judgement.run.folder, subject=subject)
     codes = {
@@ -294,7 +303,7 @@ def _show_release(folder: Path, *, as_json: bool, stream_is_error: bool = False)
     stream = sys.stderr if stream_is_error else sys.stdout
     if as_json:
         document = {"decision": found.decision, "answers": found.answers, "problems": found.problems}
-        print(json.dumps(document, ensure_ascii=False, indent=2))
+        _print_json(document, indent=2)
     else:
         for line in _verification_lines(folder, found.decision, found.answers, found.problems):
             print(line, file=stream)
@@ -322,8 +331,18 @@ def _extract(options: argparse.Namespace) -> ExitCode:
     queries = options.queries or _lines_of_input()
     for batch in _batches(queries):
         for answer in ner.batch_extract_detailed(batch):
-            print(json.dumps(answer if options.detailed else answer["entities"], ensure_ascii=False))
+            _print_json(answer if options.detailed else answer["entities"])
     return ExitCode.FINE
+
+
+def _print_json(content: object, indent: int | None = None) -> None:
+    """Print JSON, in escapes where the stream's encoding does not have the characters."""
+    text = json.dumps(content, ensure_ascii=False, indent=indent)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        text = json.dumps(content, indent=indent)
+    print(text)
 
 
 def _lines_of_input() -> Iterable[str]:

@@ -9,15 +9,15 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.artifact import CONFIG, ID2LABEL, LABEL2ID, MANIFEST, Variant, open_artifact
+from harness.artifact import CONFIG, ID2LABEL, LABEL2ID, MANIFEST, MANIFEST_SCHEMA, Variant, open_artifact
 from harness.checkpoint import Checkpoint, open_checkpoint
 from harness.documents import read_json_object, write_json
-from harness.errors import ArtifactError, CheckpointError, UsageError, one_line
+from harness.errors import ArtifactError, CheckpointError, DocumentError, UsageError, one_line
 from harness.evidence import VERSIONED_PACKAGES, machine_and_versions
 from harness.manifest import changed_files, write_manifest
 from harness.progress import Progress, Silence
@@ -62,6 +62,10 @@ def export_to_onnx(
     output = Path(output_path)
     check_output(output, checkpoint.folder)
     _refuse_to_replace_a_release(output)
+    if quantize:
+        from harness.quantize import recipe_for
+
+        recipe_for(target)  # refuses an unknown target before the work, not after it
     with staging_folder(output) as staging:
         write_export(checkpoint, staging, progress)
         recipe = None
@@ -98,7 +102,10 @@ def write_export(checkpoint: Checkpoint, folder: Path, progress: Progress) -> No
 def _export(checkpoint: Checkpoint) -> Any:
     from optimum.onnxruntime import ORTModelForTokenClassification
 
+    from harness.reference import load_model
+
     with quiet_libraries():
+        load_model(checkpoint.folder)  # refuses weights that are missing, which optimum would make up
         try:
             return ORTModelForTokenClassification.from_pretrained(
                 checkpoint.folder, export=True, local_files_only=True, trust_remote_code=False
@@ -152,10 +159,18 @@ def check_output(output: Path, model: Path) -> None:
     if output.exists() and not output.is_dir():
         message = f"the output {output} is a file. Name a folder (--output DIR)."
         raise ArtifactError(message)
-    if output.is_dir() and any(output.iterdir()) and not (output / MANIFEST).is_file():
+    if output.is_dir() and any(output.iterdir()) and not _is_ours(output):
         message = f"the output folder {output} holds files that no release or export of the harness left there. Empty it, or name another."
         raise ArtifactError(message)
     check_writable(output.parent)
+
+
+def _is_ours(folder: Path) -> bool:
+    """Tell an export from any other folder; browser extensions have a manifest.json too."""
+    try:
+        return read_json_object(folder / MANIFEST).get("schema") == MANIFEST_SCHEMA
+    except DocumentError:
+        return False
 
 
 def _refuse_to_replace_a_release(output: Path) -> None:
@@ -185,6 +200,7 @@ def check_writable(folder: Path) -> None:
 @contextmanager
 def staging_folder(output: Path) -> Iterator[Path]:
     """Make a folder beside the output that is gone afterwards, unless it was renamed into place."""
+    made = [place for place in output.parents if not place.exists()]
     output.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f".{output.name}.staging-", dir=output.parent))
     folder.chmod(0o755)
@@ -192,23 +208,42 @@ def staging_folder(output: Path) -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+        for place in made:
+            with suppress(OSError):  # not empty: the output is in it
+                place.rmdir()
 
 
 def replace_folder(staging: Path, output: Path) -> None:
-    """Put the staged folder where the output is; the old one goes only after the new one stands."""
-    if not output.exists():
-        staging.rename(output)
-        return
-    old = Path(tempfile.mkdtemp(prefix=f".{output.name}.old-", dir=output.parent))
+    """Put the staged folder where the output is; the old one goes only after the new one stands.
+
+    Raises:
+        ArtifactError: the file system refuses; what was there is there again.
+    """
     target = output.resolve() if output.is_symlink() else output
-    target.rename(old / "folder")
+    try:
+        old = Path(tempfile.mkdtemp(prefix=f".{target.name}.old-", dir=target.parent))
+        try:
+            _exchange(staging, target, old / "output")
+        except BaseException:
+            with suppress(OSError):  # if it is not empty, it holds the old output, which could not even be put back
+                old.rmdir()
+            raise
+        shutil.rmtree(old, ignore_errors=True)
+    except OSError as err:
+        message = f"{output} could not be replaced ({err.strerror or one_line(err)}). Name another folder."
+        raise ArtifactError(message) from err
+
+
+def _exchange(staging: Path, target: Path, aside: Path) -> None:
+    occupied = target.exists()
+    if occupied:
+        target.rename(aside)
     try:
         staging.rename(target)
-    except OSError:
-        (old / "folder").rename(target)
+    except BaseException:
+        if occupied:
+            aside.rename(target)
         raise
-    finally:
-        shutil.rmtree(old, ignore_errors=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,7 +275,13 @@ def verify_onnx_model(onnx_path: str | Path, queries: Sequence[str] = SAMPLE_QUE
 
     artifact = open_artifact(Path(onnx_path))
     problems = changed_files(artifact)
-    answers = [dict(answer) for answer in NERInference(artifact.folder).batch_extract_detailed(list(queries))]
+    try:
+        answers = [dict(answer) for answer in NERInference(artifact.folder).batch_extract_detailed(list(queries))]
+    except ArtifactError as err:
+        if not problems:
+            raise
+        # what was changed is the news; that it does not run any more, the rest of it
+        answers, problems = [], [*problems, str(err)]
     decision = str((artifact.manifest or {}).get("decision"))
     return Verification(decision, tuple(answers), tuple(problems))
 

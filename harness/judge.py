@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -30,11 +31,14 @@ EVIDENCE_FILE = "evidence.json"
 BENCHMARK_FILE = "benchmark.json"
 LOG_FILE = "judge.log"
 DEFAULT_TIME_LIMIT_S = 900
+# How long the last output of a session that has ended is waited for.
+_LAST_WORDS_S = 2
 # The judging session's own configuration; the user's ini files are never read.
 _INI = """\
 [pytest]
 addopts =
 xfail_strict = true
+consider_namespace_packages = true
 python_files = test_*.py
 filterwarnings =
     default
@@ -98,7 +102,8 @@ def judge(
     evidence_path = folder / EVIDENCE_FILE
     evidence_path.unlink(missing_ok=True)
     workplace = folder / "workplace"
-    workplace.mkdir(exist_ok=True)
+    shutil.rmtree(workplace, ignore_errors=True)  # pytest would read a conftest.py that is left in it
+    workplace.mkdir()
     write_text(workplace / "pytest.ini", _INI)
     digest = content_digest(question.candidate)
     process = _Session(
@@ -133,7 +138,9 @@ def _command(question: Question, folder: Path, workplace: Path, run_id: str) -> 
 
 
 def _clean_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    kept = {name: value for name, value in environment.items() if not name.startswith(("PYTEST_", "HYPOTHESIS_"))}
+    # PYTHONOPTIMIZE takes the assertions out of a suite's helpers
+    dropped = ("PYTEST_", "HYPOTHESIS_", "PYTHONOPTIMIZE")
+    kept = {name: value for name, value in environment.items() if not name.startswith(dropped)}
     return {**kept, **_ENVIRONMENT}
 
 
@@ -162,6 +169,7 @@ class _Session:
         self._folder = folder
         self._log = log
         self._timed_out = False
+        self._error: BaseException | None = None
 
     def run(self, time_limit_s: float, progress: Progress) -> str | None:
         """Run to the end; say what went wrong, if it did not end the way pytest does."""
@@ -178,27 +186,34 @@ class _Session:
             errors="replace",
         )
         watchdog = threading.Timer(time_limit_s, self._stop, [process])
+        follower = threading.Thread(target=self._follow, args=[process, progress], daemon=True)
         watchdog.start()
+        follower.start()
         try:
-            self._follow(process, progress)
             code = process.wait()
-        except BaseException:
-            self._kill(process)
-            raise
         finally:
             watchdog.cancel()
             self._kill(process)
+            # with a limit: a process that left the group may hold the pipe open for ever
+            follower.join(_LAST_WORDS_S)
+        if self._error is not None:
+            raise self._error
         return self._complaint(code, time_limit_s)
 
     def _follow(self, process: subprocess.Popen[str], progress: Progress) -> None:
-        if process.stdout is None:
-            return
-        with self._log.open("w", encoding="utf-8") as log:
-            for line in process.stdout:
-                if line.startswith(PROGRESS_MARK):
-                    _show(line[len(PROGRESS_MARK) :], progress)
-                else:
-                    log.write(line)
+        """Keep the session's output until its last writer has gone; runs in a thread of its own."""
+        try:
+            if process.stdout is None:
+                return
+            with process.stdout as stream, self._log.open("w", encoding="utf-8") as log:
+                for line in stream:
+                    if line.startswith(PROGRESS_MARK):
+                        _show(line[len(PROGRESS_MARK) :], progress)
+                    else:
+                        log.write(line)
+        except BaseException as err:  # a full disk, or a screen that has gone: nobody reads the session any more
+            self._error = err
+            self._kill(process)
 
     def _stop(self, process: subprocess.Popen[str]) -> None:
         self._timed_out = True
@@ -215,7 +230,8 @@ class _Session:
         if self._timed_out:
             return f"the judging session was killed at its time limit of {time_limit_s:g} s"
         if code < 0:
-            return f"the judging session died of signal {signal.Signals(-code).name}"
+            names = {int(number): number.name for number in signal.Signals}
+            return f"the judging session died of signal {names.get(-code, -code)}"
         # 0 and 1 are pytest's own words for "all passed" and "some failed"; the evidence says which
         return None if code in {0, 1} else f"the judging session ended with exit status {code}"
 

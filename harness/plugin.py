@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from harness.artifact import Artifact, Variant, open_artifact
+from harness.documents import to_json
 from harness.errors import HarnessError, one_line
 from harness.evidence import (
     RELEASE_SCOPE,
@@ -32,7 +33,7 @@ from harness.evidence import (
 from harness.manifest import content_digest
 from harness.suite import discover
 from harness.timing import Clock, SystemClock
-from harness.verdict import Policy, Standing, compare
+from harness.verdict import Finding, Policy, Standing, compare
 
 if TYPE_CHECKING:
     from harness.candidate import Candidate
@@ -107,7 +108,10 @@ class JudgingSession:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Register a marker for each suite."""
-    session = JudgingSession(config)
+    try:
+        session = JudgingSession(config)
+    except HarnessError as err:
+        raise pytest.UsageError(str(err)) from err
     config.stash[_SESSION] = session
     for name in session.suites:
         config.addinivalue_line("markers", f"{name}: a test of the judging suite {name}")
@@ -144,8 +148,8 @@ def pytest_deselected(items: Sequence[pytest.Item]) -> None:
 
 
 def pytest_collectreport(report: pytest.CollectReport) -> None:
-    """Keep collection errors; a suite that does not import judges nothing."""
-    if report.failed and _current is not None:
+    """Keep collection errors, and modules that skip themselves; a suite that does not import judges nothing."""
+    if not report.passed and _current is not None:
         _current.problems.append(
             f"{report.nodeid or 'the session'} could not be collected: {_last_line(report.longreprtext)}"
         )
@@ -185,10 +189,17 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     if report.when == "call":
         session.measures.extend(measures)
         if broken and report.passed:
-            report.outcome = "failed"
-            report.longrepr = "\n".join(map(str, broken))
+            _fail(report, broken)
     _note_outcome(session, suite, report, limit_broken=bool(broken))
+    if broken and report.when == "call" and report.skipped:
+        _fail(report, broken)  # the evidence says xfailed or skipped; nor may the session end well for a person
     return report
+
+
+def _fail(report: pytest.TestReport, broken: Sequence[Finding]) -> None:
+    report.outcome = "failed"
+    report.longrepr = "\n".join(map(str, broken))
+    vars(report).pop("wasxfail", None)
 
 
 def _note_outcome(session: JudgingSession, suite: str, report: pytest.TestReport, *, limit_broken: bool) -> None:
@@ -230,7 +241,8 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     if path is None:
         return
     if exitstatus not in {pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED}:
-        judging.problems.append(f"pytest ended with exit status {int(exitstatus)} ({pytest.ExitCode(exitstatus).name})")
+        name = next((f" ({code.name})" for code in pytest.ExitCode if code == exitstatus), "")
+        judging.problems.append(f"pytest ended with exit status {int(exitstatus)}{name}")
     folder = judging.artifact.folder if judging.artifact else None
     write_evidence(
         path,
@@ -318,7 +330,7 @@ def record_measure(request: pytest.FixtureRequest) -> RecordMeasure:
     """A function `record_measure(name, value, *, unit, details={})`.
 
     In a test that runs per variant the measure belongs to that variant, else to the release as a
-    whole. NaN and infinity fail the test without counting as a measure.
+    whole. NaN, infinity and details that JSON cannot hold fail the test without counting as a measure.
     """
     suite = request.node.stash[_SUITE_OF_ITEM]
     scope = (
@@ -332,6 +344,10 @@ def record_measure(request: pytest.FixtureRequest) -> RecordMeasure:
         if not math.isfinite(number):
             pytest.fail(f"{suite}.{scope}.{name} is {number}, which is no number to judge by", pytrace=False)
         measure = Measure(MeasureKey(suite, scope, name), number, unit, details or {})
+        try:
+            to_json(measure_to_json(measure)).encode()
+        except (TypeError, ValueError, RecursionError) as err:
+            pytest.fail(f"the details of {measure.key} are no JSON: {one_line(err)}", pytrace=False)
         request.node.user_properties.append((_MEASURE, measure_to_json(measure)))
 
     return record

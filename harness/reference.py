@@ -44,20 +44,7 @@ class Reference:
 
     def encode(self, texts: Sequence[str]) -> list[EncodedQuery]:
         """See `TokenClassifier`."""
-        if not texts:
-            return []
-        maximum = self.checkpoint.maximum_tokens
-        answer = self.tokenizer(
-            [encodable(text) for text in texts],
-            truncation=True,
-            max_length=maximum,
-            stride=overlap(maximum),
-            return_overflowing_tokens=True,
-        )
-        parts: list[list[Any]] = [[] for _ in texts]
-        for index, encoding in zip(answer["overflow_to_sample_mapping"], answer.encodings or [], strict=True):
-            parts[index].append(encoding)
-        return [encoded_query(text, part) for text, part in zip(texts, parts, strict=True)]
+        return encode_with(self.tokenizer, texts, self.checkpoint.maximum_tokens)
 
     def logits(self, batch: Batch) -> NDArray[np.float32]:
         """See `TokenClassifier`."""
@@ -68,6 +55,23 @@ class Reference:
         }
         with torch.inference_mode():
             return np.asarray(self.model(**feed).logits.numpy())
+
+
+def encode_with(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], maximum: int) -> list[EncodedQuery]:
+    """Cut texts with transformers, in windows of at most `maximum` tokens."""
+    if not texts:
+        return []
+    answer = tokenizer(
+        [encodable(text) for text in texts],
+        truncation=True,
+        max_length=maximum,
+        stride=overlap(maximum),
+        return_overflowing_tokens=True,
+    )
+    parts: list[list[Any]] = [[] for _ in texts]
+    for index, encoding in zip(answer["overflow_to_sample_mapping"], answer.encodings or [], strict=True):
+        parts[index].append(encoding)
+    return [encoded_query(text, part) for text, part in zip(texts, parts, strict=True)]
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:

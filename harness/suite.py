@@ -58,8 +58,8 @@ def discover(announced: Iterable[EntryPoint] | None = None) -> dict[str, FoundSu
     found: dict[str, FoundSuite] = {}
     origin: dict[str, str] = {}
     for entry in sorted(entry_points(group=GROUP) if announced is None else announced, key=lambda entry: entry.name):
-        suite = _load(entry)
         here = f"{entry.value} from {entry.dist.name if entry.dist else 'an unnamed distribution'}"
+        suite = _load(entry, here)
         if suite.name in found:
             message = f"two suites are named {suite.name!r}: {origin[suite.name]} and {here}. Uninstall one."
             raise SuiteError(message)
@@ -71,14 +71,16 @@ def discover(announced: Iterable[EntryPoint] | None = None) -> dict[str, FoundSu
     return found
 
 
-def _load(entry: EntryPoint) -> Suite:
+def _load(entry: EntryPoint, here: str) -> Suite:
     try:
         suite = entry.load()
-    except Exception as err:  # a third party's module may raise anything
-        message = f"the suite {entry.name!r} ({entry.value}) does not import: {one_line(err)}. Repair or uninstall it."
+    except KeyboardInterrupt:
+        raise
+    except BaseException as err:  # a third party's module may raise anything, also SystemExit and pytest's Skipped
+        message = f"the suite {entry.name!r} ({here}) does not import: {type(err).__name__}: {one_line(err)}. Repair or uninstall it."
         raise SuiteError(message) from err
     if not isinstance(suite, Suite) or suite.name != entry.name:
-        message = f"the entry point {entry.name!r} ({entry.value}) is no Suite of that name. Repair or uninstall it."
+        message = f"the entry point {entry.name!r} ({here}) is no Suite of that name. Repair or uninstall it."
         raise SuiteError(message)
     return suite
 

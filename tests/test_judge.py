@@ -1,0 +1,557 @@
+"""Judging in a process of its own: each way of getting by without being judged leads to anything but ACCEPTED.
+
+The suites are a third party's, installed with entry points; nothing of the process is simulated.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import select
+import signal
+from typing import NamedTuple
+
+import pytest
+from third_party import GOOD, ThirdParty, rewrite
+
+from harness.evidence import Evidence, MeasureKey, Result, Unit
+from harness.judge import EVIDENCE_FILE, LOG_FILE, judge
+from harness.verdict import Decision, Limit, Policy, decide
+
+# Sessions take a second; the limit is only there so that a broken guard fails instead of hanging.
+PATIENCE_S = 50
+MEASURE = 'record_measure("worst", 0.5, unit=Unit.LOGIT)'
+
+
+def limits_of(names):
+    return Policy({MeasureKey(name, "release", "worst"): Limit(maximum=1) for name in names})
+
+
+def promises_of(names):
+    return {MeasureKey(name, "release", "worst"): Unit.LOGIT for name in names}
+
+
+def verdict_on(party, evidence):
+    return decide(limits_of(party.names), party.question().promised(), evidence)
+
+
+@pytest.fixture
+def party(tmp_path):
+    return ThirdParty.make(tmp_path / "acme")
+
+
+@pytest.fixture
+def judged(party, tmp_path):
+    """Judge by one suite with these tests; returns the evidence and the verdict on it."""
+
+    def run(tests=GOOD, *, environment=None, time_limit_s=PATIENCE_S, **installation):
+        if "acme_suite" not in party.names:
+            party.install("acme_suite", tests, **installation)
+        evidence = judge(
+            party.question(),
+            tmp_path / "run",
+            time_limit_s=time_limit_s,
+            environment=party.environment(**(environment or {})),
+        )
+        return evidence, verdict_on(party, evidence)
+
+    return run
+
+
+def assert_nothing_known(evidence, verdict, *problems):
+    """The session left nothing to judge by, and says why."""
+    assert verdict.decision is Decision.INCOMPLETE
+    assert evidence.measures == ()
+    assert evidence.outcomes == ()
+    for problem in problems:
+        assert any(problem in found for found in evidence.problems), evidence.problems
+
+
+# -- an honest suite -------------------------------------------------------------------------------------------------
+
+
+def test_a_good_candidate(judged, party, tmp_path):
+    """A suite that measures what it promised, within the limit, accepts; the evidence and the log are kept."""
+    evidence, verdict = judged()
+    assert verdict.decision is Decision.ACCEPTED
+    assert evidence.problems == ()
+    assert (evidence.collected, evidence.deselected) == (1, 0)
+    assert evidence.suites == ("acme_suite",)
+    assert evidence.variants == ("fp32",)
+    assert [(str(found.key), found.value) for found in evidence.measures] == [("acme_suite.release.worst", 0.5)]
+    assert "1 passed" in (tmp_path / "run" / LOG_FILE).read_text(encoding="utf-8")
+    assert sorted(path.name for path in party.candidate.iterdir()) == ["config.json", "model.onnx", "tokenizer.json"]
+
+
+def test_a_bad_candidate(judged):
+    """A measure beyond its limit fails its test and rejects; nothing is a problem."""
+    evidence, verdict = judged('def test_bad(record_measure):\n    record_measure("worst", 2, unit=Unit.LOGIT)\n')
+    assert verdict.decision is Decision.REJECTED
+    assert [str(finding) for finding in verdict.broken] == ["acme_suite.release.worst = 2 logit, limit ≤ 1"]
+    assert [(found.result, found.limit_broken) for found in evidence.outcomes] == [(Result.FAILED, True)]
+    assert verdict.problems == ()
+
+
+def test_progress(party, tmp_path):
+    """Whoever waits is told which test runs, and of how many; the log is not cluttered with it."""
+    said = []
+
+    class Listener:
+        def line(self, text):
+            raise AssertionError(text)
+
+        def now(self, text):
+            said.append(text)
+
+    party.install("acme_suite", GOOD + "def test_second():\n    print('\\x1eharness nonsense')\n")
+    judge(party.question(), tmp_path / "run", progress=Listener(), environment=party.environment())
+    assert said == ["judge 1/2: test_acme_suite.py::test_good", "judge 2/2: test_acme_suite.py::test_second"]
+    assert "\x1e" not in (tmp_path / "run" / LOG_FILE).read_text(encoding="utf-8")
+
+
+# -- tests that do not judge: many suites in one session, each looked at alone ---------------------------------------
+
+
+class Cheat(NamedTuple):
+    """A suite's tests, how many there are, and what the verdict on them has to say."""
+
+    tests: str
+    says: str
+    decision: Decision = Decision.INCOMPLETE
+    collected: int = 1
+
+
+CHEATS = {
+    "skip": Cheat('def test_a():\n    pytest.skip("no time")\n', "ended as skipped"),
+    "skip_mark": Cheat(f"@pytest.mark.skip\ndef test_a(record_measure):\n    {MEASURE}\n", "ended as skipped"),
+    "skip_late": Cheat(f'def test_a(record_measure):\n    {MEASURE}\n    pytest.skip("no time")\n', "ended as skipped"),
+    "no_cases": Cheat(
+        f'@pytest.mark.parametrize("case", [])\ndef test_a(case, record_measure):\n    {MEASURE}\n', "ended as skipped"
+    ),
+    "xfail": Cheat(
+        f"@pytest.mark.xfail\ndef test_a(record_measure):\n    {MEASURE}\n    assert False\n", "ended as xfailed"
+    ),
+    "xfail_call": Cheat(f"def test_a(record_measure):\n    {MEASURE}\n    pytest.xfail()\n", "ended as xfailed"),
+    "xfail_not_run": Cheat(
+        f"@pytest.mark.xfail(run=False)\ndef test_a(record_measure):\n    {MEASURE}\n", "ended as xfailed"
+    ),
+    "xpass": Cheat(
+        f"@pytest.mark.xfail(strict=False)\ndef test_a(record_measure):\n    {MEASURE}\n", "ended as xpassed"
+    ),
+    "xpass_strict": Cheat(f"@pytest.mark.xfail\ndef test_a(record_measure):\n    {MEASURE}\n", "failed without"),
+    "xfail_broken": Cheat(
+        '@pytest.mark.xfail\ndef test_a(record_measure):\n    record_measure("worst", 9, unit=Unit.LOGIT)\n    assert False\n',
+        "ended as xfailed",
+        Decision.REJECTED,
+    ),
+    "skip_broken": Cheat(
+        'def test_a(record_measure):\n    record_measure("worst", 9, unit=Unit.LOGIT)\n    pytest.skip()\n',
+        "ended as skipped",
+        Decision.REJECTED,
+    ),
+    "missing": Cheat("def test_a():\n    pass\n", "missing.release.worst is missing"),
+    "twice": Cheat(f"def test_a(record_measure):\n    {MEASURE}\n    {MEASURE}\n", "recorded 2 times"),
+    "nan": Cheat(
+        'def test_a(record_measure):\n    record_measure("worst", float("nan"), unit=Unit.LOGIT)\n',
+        "nan.release.worst is nan, which is no number",
+    ),
+    "infinite": Cheat(
+        'def test_a(record_measure):\n    record_measure("worst", -float("inf"), unit=Unit.LOGIT)\n',
+        "infinite.release.worst is -inf, which is no number",
+    ),
+    "nan_swallowed": Cheat(
+        'def test_a(record_measure):\n    try:\n        record_measure("worst", float("nan"), unit=Unit.LOGIT)\n'
+        "    except BaseException:\n        pass\n",
+        "nan_swallowed.release.worst is missing",
+    ),
+    "not_a_number": Cheat(
+        'def test_a(record_measure):\n    record_measure("worst", None, unit=Unit.LOGIT)\n', "TypeError"
+    ),
+    "wrong_unit": Cheat(
+        'def test_a(record_measure):\n    record_measure("worst", 0.5, unit=Unit.COUNT)\n', "promised in logit"
+    ),
+    "unpromised": Cheat(
+        f'def test_a(record_measure):\n    {MEASURE}\n    record_measure("wurst", 0.5, unit=Unit.LOGIT)\n',
+        "no suite promises it",
+        Decision.REJECTED,
+    ),
+    "details": Cheat(
+        'def test_a(record_measure):\n    record_measure("worst", 0.5, unit=Unit.LOGIT, details={"of": {1, 2}})\n',
+        "failed without breaking a limit",
+    ),
+    "late": Cheat(
+        f"@pytest.fixture\ndef late(record_measure):\n    yield\n    {MEASURE}\ndef test_a(late):\n    pass\n",
+        "late.release.worst is missing",
+    ),
+    "assertion": Cheat(f"def test_a(record_measure):\n    {MEASURE}\n    assert 1 == 2\n", "assert 1 == 2"),
+    "set_up": Cheat(
+        "@pytest.fixture\ndef broken():\n    raise OSError\ndef test_a(broken, record_measure):\n    pass\n",
+        "ended as error",
+    ),
+    "tear_down": Cheat(
+        f"@pytest.fixture\ndef broken():\n    yield\n    raise OSError\ndef test_a(broken, record_measure):\n    {MEASURE}\n",
+        "ended as error",
+    ),
+    "subtests": Cheat(
+        f"def test_a(subtests, record_measure):\n    {MEASURE}\n    with subtests.test('x'):\n        assert False\n",
+        "reported a result",
+    ),
+    "unit_test": Cheat(
+        "class TestA(unittest.TestCase):\n    def test_a(self):\n        self.skipTest('no time')\n",
+        "ended as skipped",
+    ),
+    "empty": Cheat("def check_nothing():\n    pass\n", "no test of the suite empty ran", collected=0),
+    "module_skip": Cheat(
+        'pytest.skip("not here", allow_module_level=True)\n', "test_module_skip.py could not be collected", collected=0
+    ),
+    # records what was promised in another module, so that only the one left out would have told
+    "half_skip": Cheat(
+        'pytest.importorskip("no_such_module")\ndef test_a():\n    assert False\n',
+        "test_half_skip.py could not be collected",
+    ),
+    "rerun": Cheat(
+        "runs = []\ndef test_a(record_measure):\n"
+        f"    runs.append(1)\n    if len(runs) == 1:\n        assert False\n    {MEASURE}\n",
+        "1 tests were collected, 2 reported a result",
+    ),
+}
+MORE_FILES = {
+    "half_skip": {"test_other_half": GOOD},
+    # what pytest-rerunfailures does
+    "rerun": {
+        "conftest": "from _pytest.runner import runtestprotocol\ndef pytest_runtest_protocol(item, nextitem):\n"
+        "    if 'test_rerun.py' not in item.nodeid:\n        return None\n"
+        "    for _ in range(2):\n        item._initrequest()\n        runtestprotocol(item, nextitem=nextitem, log=True)\n"
+        "    return True\n"
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def cheated(tmp_path_factory):
+    """The evidence of one session with all the cheating suites, and an honest one among them."""
+    party = ThirdParty.make(tmp_path_factory.mktemp("cheats"))
+    for name, cheat in CHEATS.items():
+        party.install(name, cheat.tests, **MORE_FILES.get(name, {}))
+    party.install("honest")
+    run_folder = tmp_path_factory.mktemp("run")
+    return judge(party.question(), run_folder, time_limit_s=PATIENCE_S, environment=party.environment())
+
+
+def alone(evidence: Evidence, name: str, collected: int) -> Evidence:
+    """What the evidence would be if only one of the suites had been asked."""
+    return dataclasses.replace(
+        evidence,
+        suites=(name,),
+        collected=collected,
+        outcomes=tuple(entry for entry in evidence.outcomes if entry.suite == name),
+        measures=tuple(entry for entry in evidence.measures if entry.key.suite == name),
+        problems=tuple(problem for problem in evidence.problems if f"test_{name}.py" in problem),
+    )
+
+
+@pytest.mark.parametrize("name", list(CHEATS))
+def test_a_suite_that_does_not_judge(cheated, name):
+    """Whatever a test does instead of measuring and passing, the candidate is not accepted, and the verdict says why."""
+    cheat = CHEATS[name]
+    verdict = decide(limits_of([name]), promises_of([name]), alone(cheated, name, cheat.collected))
+    assert verdict.decision is cheat.decision
+    assert any(cheat.says in problem for problem in verdict.problems), verdict.problems
+
+
+def test_an_honest_suite_among_them(cheated):
+    """The other suites of the session do not touch an honest one: alone, it would accept."""
+    verdict = decide(limits_of(["honest"]), promises_of(["honest"]), alone(cheated, "honest", 1))
+    assert verdict.decision is Decision.ACCEPTED
+
+
+def test_all_of_them_together(cheated):
+    """No problem gets lost among many: each cheat is told of in the verdict on the whole session."""
+    names = [*CHEATS, "honest"]
+    problems = decide(limits_of(names), promises_of(names), cheated).problems
+    lost = [name for name, cheat in CHEATS.items() if "reported a result" not in cheat.says]
+    assert [name for name in lost if not any(CHEATS[name].says in problem for problem in problems)] == []
+
+
+# -- sessions that do not get to their end ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("end", "says"),
+    [
+        ("os._exit(0)", "left no complete evidence"),
+        ("os._exit(7)", "the judging session ended with exit status 7"),
+        ("os.kill(os.getpid(), signal.SIGKILL)", "the judging session died of signal SIGKILL"),
+        ("os.kill(os.getpid(), signal.SIGSEGV)", "the judging session died of signal SIGSEGV"),
+        ("os.kill(os.getpid(), 40)", "the judging session died of signal 40"),
+        ("os.killpg(0, signal.SIGTERM)", "the judging session died of signal SIGTERM"),
+    ],
+)
+def test_a_session_that_dies(judged, end, says):
+    """A process that ends in the middle of a test has judged nothing, whatever its exit status."""
+    tests = GOOD.replace("test_good", "test_a") + f"def test_b():\n    {end}\n"
+    assert_nothing_known(*judged(tests), says, "left no complete evidence")
+
+
+@pytest.mark.parametrize(
+    ("end", "says"),
+    [
+        ('pytest.exit("enough", returncode=0)', "tests were collected"),
+        ('pytest.exit("enough", returncode=42)', "pytest ended with exit status 42"),
+        ("raise KeyboardInterrupt", "pytest ended with exit status 2 (INTERRUPTED)"),
+        ("raise SystemExit(0)", "failed without breaking a limit: SystemExit: 0"),
+    ],
+)
+def test_a_session_that_stops_early(judged, end, says):
+    """A test that ends the session in an orderly way leaves evidence, and it is not enough."""
+    _, verdict = judged(f"{GOOD}def test_last():\n    {end}\n")
+    assert verdict.decision is Decision.INCOMPLETE
+    assert any(says in problem for problem in verdict.problems), verdict.problems
+
+
+def test_a_session_that_hangs(judged):
+    """A test that never ends is killed at the time limit; what was measured before does not count."""
+    evidence, verdict = judged(f"{GOOD}def test_hang():\n    while True:\n        signal.pause()\n", time_limit_s=3)
+    assert_nothing_known(evidence, verdict, "the judging session was killed at its time limit of 3 s")
+
+
+# -- suites that cannot be collected ---------------------------------------------------------------------------------
+
+
+def test_a_test_module_that_does_not_import(judged):
+    """A collection error is a problem that names the module and the reason; no other test makes up for it."""
+    evidence, verdict = judged(test_broken="import no_such_module\n")
+    assert verdict.decision is Decision.INCOMPLETE
+    assert any(
+        "test_broken.py could not be collected: ModuleNotFoundError: No module named 'no_such_module'" in problem
+        for problem in evidence.problems
+    ), evidence.problems
+
+
+@pytest.mark.parametrize("end", ["raise OSError", "raise SystemExit(0)", "import os; os._exit(0)"])
+def test_a_suite_that_does_not_import(judged, end):
+    """A suite whose own package raises, or ends the process, judges nothing."""
+    assert_nothing_known(*judged(declaration=f"{end}\n"), "left no complete evidence")
+
+
+def test_a_suite_that_is_not_there(judged, party):
+    """A package that was uninstalled since is a problem."""
+    party.names.append("acme_suite")
+    party.policy.write_text("", encoding="utf-8")
+    assert_nothing_known(*judged(), "the judging session ended with exit status")
+
+
+def test_a_package_without_an_init_file(judged, party):
+    """A suite inside a namespace package is recognized like any other."""
+    inner = party.site / "acme" / "inner"
+    inner.mkdir(parents=True)
+    party.install("acme_suite")
+    for path in (party.site / "acme_suite").iterdir():
+        if path.is_file():
+            path.rename(inner / path.name)
+    (party.site / "acme-1.0.dist-info" / "entry_points.txt").write_text(
+        "[harness.suites]\nacme_suite = acme.inner:SUITE\n", encoding="utf-8"
+    )
+    found = party.suites()["acme_suite"]
+    party.suites = lambda: {"acme_suite": dataclasses.replace(found, package="acme.inner")}
+    evidence, verdict = judged()
+    assert verdict.problems == ()
+    assert verdict.decision is Decision.ACCEPTED
+    assert evidence.collected == 1
+
+
+# -- what the user's environment may not change ----------------------------------------------------------------------
+
+
+TWO_TESTS = GOOD + "def test_bad():\n    assert False\n"
+DESELECTING = "def pytest_collection_modifyitems(items):\n    items[:] = items[:1]\n"
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"PYTEST_ADDOPTS": "-k nothing"},
+        {"PYTEST_ADDOPTS": "--deselect test_acme_suite.py::test_bad"},
+        {"PYTEST_PLUGINS": "acme_deselecting"},
+        {"PYTHONOPTIMIZE": "2"},
+    ],
+    ids=lambda variables: " ".join(variables.values()),
+)
+def test_variables_that_leave_tests_out(judged, party, variables):
+    """No variable of the environment takes a failing test out of the session, or its assertion out of the test."""
+    (party.site / "acme_deselecting.py").write_text(DESELECTING, encoding="utf-8")
+    helper = "def check():\n    assert False\n"
+    tests = TWO_TESTS.replace("    assert False", "    from acme_suite.helper import check\n    check()")
+    evidence, verdict = judged(tests, environment=variables, helper=helper)
+    assert [entry.result for entry in evidence.outcomes] == [Result.PASSED, Result.FAILED]
+    assert (evidence.collected, evidence.deselected) == (2, 0)
+    assert verdict.decision is Decision.INCOMPLETE
+
+
+def test_files_that_leave_tests_out(judged, tmp_path, monkeypatch):
+    """Configuration in the working folder, above the run's folder, or left in it by an earlier run is not read."""
+    workplace = tmp_path / "run" / "workplace"
+    workplace.mkdir(parents=True)
+    for folder in (tmp_path, tmp_path / "run", workplace):
+        (folder / "conftest.py").write_text(DESELECTING, encoding="utf-8")
+        for name in ("pytest.ini", "tox.ini", "setup.cfg"):
+            section = "tool:pytest" if name == "setup.cfg" else "pytest"
+            (folder / name).write_text(f"[{section}]\naddopts = -k nothing\n", encoding="utf-8")
+        (folder / "pyproject.toml").write_text('[tool.pytest.ini_options]\naddopts = "-k nothing"\n', encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    evidence, verdict = judged(TWO_TESTS)
+    assert [entry.result for entry in evidence.outcomes] == [Result.PASSED, Result.FAILED]
+    assert verdict.decision is Decision.INCOMPLETE
+
+
+@pytest.mark.parametrize(
+    "hook",
+    [
+        DESELECTING,
+        (
+            "def pytest_collection_modifyitems(items, config):\n"
+            "    config.hook.pytest_deselected(items=items[1:])\n    items[:] = items[:1]\n"
+        ),
+        "collect_ignore = ['test_other.py']\n",
+    ],
+)
+def test_a_suites_own_conftest_that_leaves_tests_out(judged, hook):
+    """A suite may have a conftest, but not one that drops tests: what it promised is then missing."""
+    evidence, verdict = judged("def test_a():\n    pass\n", test_other=GOOD, conftest=hook)
+    assert len(evidence.outcomes) == 1
+    assert verdict.decision is Decision.INCOMPLETE
+
+
+# -- evidence that is not this session's -----------------------------------------------------------------------------
+
+# Puts another file where the evidence goes and ends the process before the real one is written.
+FORGING = """\
+def test_forge(pytestconfig):
+    text = Path(os.environ["FORGERY"]).read_text(encoding="utf-8")
+    text = text.replace("THIS RUN", pytestconfig.getoption("run_id"))
+    pytestconfig.getoption("evidence").write_text(text, encoding="utf-8")
+    os._exit(0)
+"""
+
+
+@pytest.fixture
+def good_evidence(tmp_path_factory):
+    """An evidence file of a candidate that was accepted, and the third party that did it."""
+    party = ThirdParty.make(tmp_path_factory.mktemp("good"))
+    party.install("acme_suite")
+    folder = tmp_path_factory.mktemp("run")
+    judge(party.question(), folder, environment=party.environment())
+    return folder / EVIDENCE_FILE
+
+
+def test_evidence_of_an_earlier_run_is_removed(judged, tmp_path, good_evidence):
+    """A good evidence file that lies in the run's folder already is gone before the session starts."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / EVIDENCE_FILE).write_bytes(good_evidence.read_bytes())
+    assert_nothing_known(*judged("def test_a():\n    os._exit(0)\n"), "left no complete evidence")
+    assert not (tmp_path / "run" / EVIDENCE_FILE).exists()
+
+
+def test_evidence_that_is_forged(judged, tmp_path, good_evidence, party):
+    """Evidence of another run, of another candidate or cut short is no evidence; the same file in order would do."""
+    this_run = rewrite(good_evidence, run_id="THIS RUN")
+    forgeries = {
+        rewrite(good_evidence): "is evidence of another run",
+        rewrite(
+            good_evidence, run_id="THIS RUN", candidate_digest="sha256:0"
+        ): "about other files than the candidate's",
+        rewrite(good_evidence, run_id="THIS RUN", version=2): "Update the harness",
+        this_run[:-1]: "is not valid JSON",
+        this_run[: len(this_run) // 2]: "is not valid JSON",
+        "": "is not valid JSON",
+    }
+    for text, says in forgeries.items():
+        (tmp_path / "forgery.json").write_text(text, encoding="utf-8")
+        evidence, verdict = judged(FORGING, environment={"FORGERY": str(tmp_path / "forgery.json")})
+        assert verdict.decision is Decision.INCOMPLETE
+        assert any(says in problem for problem in evidence.problems), evidence.problems
+    # the forging works: what stops it above is what is wrong with the files (suites are trusted, accidents are not)
+    (tmp_path / "forgery.json").write_text(this_run, encoding="utf-8")
+    assert judged(FORGING, environment={"FORGERY": str(tmp_path / "forgery.json")})[1].decision is Decision.ACCEPTED
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        '(candidate.folder / "model.onnx").write_bytes(b"better")',
+        '(candidate.folder / "model_quantized.onnx").write_bytes(b"new")',
+        '(candidate.folder / "config.json").unlink()',
+        '(candidate.folder / "model.onnx").unlink()',
+    ],
+)
+def test_a_candidate_that_changes_while_it_is_judged(party, tmp_path, change):
+    """What was judged has to be what is there afterwards."""
+    party.install("acme_suite", f"{GOOD}def test_change(candidate):\n    {change}\n")
+    promised = party.question().promised()
+    evidence = judge(party.question(), tmp_path / "run", environment=party.environment())
+    assert "the candidate's files changed while it was judged" in evidence.problems
+    assert "the evidence is about other files than the candidate's" in evidence.problems
+    assert decide(limits_of(party.names), promised, evidence).decision is Decision.INCOMPLETE
+
+
+# -- what a session leaves behind ------------------------------------------------------------------------------------
+
+LEAVING = {
+    # the child that a suite forgot: it has the FIFO open as long as it lives
+    "child": "subprocess.Popen(['sleep', '100'], stdout=os.open(fifo, os.O_WRONLY))",
+    # a fork holds the pipe to judge as well, so that the pipe does not end with the session
+    "fork": "os.open(fifo, os.O_WRONLY)\n    if os.fork() == 0:\n        signal.pause()",
+}
+
+
+@pytest.fixture
+def fifo(tmp_path):
+    """A FIFO and its reading end: at its end when no process has it open for writing any more."""
+    path = tmp_path / "fifo"
+    os.mkfifo(path)
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    yield path, reader
+    os.close(reader)
+
+
+def is_gone(reader):
+    """Whether all writers of a FIFO have gone, waiting a while for it."""
+    readable, _, _ = select.select([reader], [], [], PATIENCE_S)
+    return bool(readable) and os.read(reader, 1) == b""
+
+
+@pytest.mark.parametrize("how", list(LEAVING))
+def test_a_process_left_behind_is_killed(judged, fifo, how):
+    """A process that a test started and forgot neither delays the verdict nor outlives the session."""
+    path, reader = fifo
+    tests = f"{GOOD}def test_leave():\n    fifo = {str(path)!r}\n    {LEAVING[how]}\n"
+    _, verdict = judged(tests)
+    assert verdict.problems == ()
+    assert verdict.decision is Decision.ACCEPTED
+    assert is_gone(reader)
+
+
+def test_a_process_left_behind_by_a_session_that_hangs_is_killed(judged, fifo):
+    """The time limit ends the whole group, not only the process that pytest runs in."""
+    path, reader = fifo
+    tests = f"def test_leave():\n    fifo = {str(path)!r}\n    {LEAVING['child']}\n    signal.pause()\n"
+    evidence, _ = judged(tests, time_limit_s=3)
+    assert any("time limit" in problem for problem in evidence.problems)
+    assert is_gone(reader)
+
+
+def test_a_process_that_left_the_group_does_not_delay_the_verdict(judged, tmp_path):
+    """A daemon in a session of its own that holds the pipe is not waited for."""
+    note = tmp_path / "pid"
+    tests = (
+        f"{GOOD}def test_leave():\n    if os.fork() == 0:\n        os.setsid()\n"
+        f"        Path({str(note)!r}).write_text(str(os.getpid()))\n        signal.pause()\n        os._exit(0)\n"
+        f"    while not Path({str(note)!r}).exists():\n        pass\n"
+    )
+    try:
+        _, verdict = judged(tests, time_limit_s=15)
+    finally:
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError, ValueError):
+            os.kill(int(note.read_text(encoding="utf-8")), signal.SIGKILL)
+    assert verdict.decision is Decision.ACCEPTED
