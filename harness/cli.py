@@ -19,7 +19,7 @@ from enum import IntEnum
 from pathlib import Path
 
 from harness import __version__
-from harness.errors import HarnessError, MissingPackageError, UsageError
+from harness.errors import HarnessError, MissingPackageError, UsageError, one_line
 from harness.progress import ScreenProgress
 
 _TARGETS = ("avx2", "avx512", "avx512_vnni", "arm64")
@@ -28,6 +28,7 @@ _OUTPUT = Path("models/bus_ner_onnx")
 _RESULTS = Path("results")
 _TIME_LIMIT_S = 900
 _BATCH = 32
+_LONGEST_MESSAGE = 4000
 
 
 class ExitCode(IntEnum):
@@ -41,8 +42,7 @@ class ExitCode(IntEnum):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code and never lets an expected error out as a traceback."""
-    parser = build_parser()
-    options = parser.parse_args(arguments)
+    options = _parse(arguments)
     # a CI runner that gives up sends SIGTERM: end like Ctrl-C, so that no child process is left
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()  # here, where a reader that has gone is understood
         return code
     except HarnessError as err:
-        print(f"harness: {err}", file=sys.stderr)
+        print(f"harness: {one_line(err, _LONGEST_MESSAGE)}", file=sys.stderr)
         return ExitCode.BAD_INPUT
     except ModuleNotFoundError as err:
         if (err.name or "").partition(".")[0] in {"harness", "suites"}:
@@ -76,6 +76,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return ExitCode.COULD_NOT_JUDGE
     except Exception:
         return _bug()
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = build_parser()
+    options, surplus = parser.parse_known_args(arguments)
+    if surplus:
+        # argparse does not see that queries go on behind an option: extract DIR --detailed QUERY
+        if not hasattr(options, "queries") or any(text.startswith("-") for text in surplus):
+            parser.error(f"unrecognized arguments: {' '.join(surplus)}")
+        options.queries = [*options.queries, *surplus]
+    return options
 
 
 def _bug() -> ExitCode:
@@ -197,7 +208,7 @@ def _add_verify(commands: Commands[argparse.ArgumentParser]) -> None:
 def _add_extract(commands: Commands[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser("extract", help="entities of queries as JSON, a line a query")
     parser.add_argument("release", type=Path, metavar="DIR")
-    parser.add_argument("queries", nargs="*", metavar="QUERY", help="default: a query a line from standard input")
+    parser.add_argument("queries", nargs="*", default=[], metavar="QUERY", help="default: a query a line from standard input")
     parser.add_argument("--detailed", action="store_true", help="with places and scores")
     parser.add_argument("--variant", choices=("fp32", "int8"), help="default: what the manifest says")
     parser.set_defaults(run=_extract)

@@ -122,7 +122,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     session = metafunc.config.stash[_SESSION]
     if "variant" not in metafunc.fixturenames or session.suite_of(metafunc.module.__name__) is None:
         return
-    session.open()
+    try:
+        session.open()
+    except pytest.UsageError:
+        # a traceback of the collection here; pytest_collection_modifyitems says it again, in one line
+        metafunc.parametrize("variant", (), scope="session")
+        return
     metafunc.parametrize("variant", session.variants, scope="session")
 
 
@@ -332,7 +337,10 @@ def record_measure(request: pytest.FixtureRequest) -> RecordMeasure:
     In a test that runs per variant the measure belongs to that variant, else to the release as a
     whole. NaN, infinity and details that JSON cannot hold fail the test without counting as a measure.
     """
-    suite = request.node.stash[_SUITE_OF_ITEM]
+    suite = request.node.stash.get(_SUITE_OF_ITEM, None)
+    if suite is None:
+        message = "record_measure is for tests of judging suites"
+        raise pytest.UsageError(message)
     scope = (
         request.node.callspec.params.get("variant", RELEASE_SCOPE)
         if hasattr(request.node, "callspec")

@@ -31,8 +31,11 @@ _QUANTIZED_ON = 24
 
 
 def pytest_configure(config):
-    """Let optimum drop the temporary folder of an export when its model is collected, instead of closing it."""
+    """Let optimum drop the temporary folder of an export when its model is collected; name the tests' own marker."""
     config.addinivalue_line("filterwarnings", "ignore:Implicitly cleaning up <TemporaryDirectory:ResourceWarning")
+    config.addinivalue_line(
+        "markers", "end_to_end: nothing faked, a judging process of its own; takes most of a minute"
+    )
 
 
 def tiny_vocabulary() -> list[str]:
@@ -155,3 +158,70 @@ def files_of(folder: Path) -> dict[str, bytes]:
 def names_in(folder: Path) -> list[str]:
     """Everything that lies in a folder, hidden names too."""
     return sorted(path.name for path in folder.iterdir())
+
+
+class FakeJudge:
+    """Stands in for the judging process: evidence with every promised measure, at its limit unless told otherwise."""
+
+    def __init__(self):
+        self.values = {}  # by the name people use, such as `parity.fp32.label_agreement`
+        self.missing = frozenset()
+        self.problems = ()
+        self.questions = []
+        self.candidates = []  # the files of each candidate at the moment it was judged
+
+    def __call__(self, question, run_folder, *, time_limit_s, progress):
+        """See `harness.judge.judge`."""
+        import datetime
+
+        from harness.evidence import Evidence, Measure, Outcome, Result, write_evidence
+        from harness.manifest import content_digest
+        from harness.policy import load_policy
+        from harness.suite import discover
+
+        self.questions.append(question)
+        self.candidates.append(files_of(question.candidate))
+        every = {key for found in discover().values() for key in found.suite.promised(["fp32", "int8"])}
+        limits = load_policy(question.policy, every, datetime.date(2026, 1, 1)).limits
+        measures = []
+        for key, unit in question.promised().items():
+            bounds = [bound for bound in (limits[key].minimum, limits[key].maximum) if bound is not None]
+            if str(key) not in self.missing:
+                measures.append(Measure(key, float(self.values.get(str(key), [*bounds, 0.0][0])), unit))
+        outcomes = [Outcome(name, f"test_{name}", Result.PASSED, 0.1) for name in question.suites]
+        evidence = Evidence(
+            run_id="fake",
+            candidate_digest=content_digest(question.candidate),
+            variants=("fp32",),
+            suites=tuple(question.suites),
+            collected=len(outcomes),
+            deselected=0,
+            outcomes=tuple(outcomes),
+            measures=tuple(measures),
+            problems=tuple(self.problems),
+            environment={"machine": "none"},
+        )
+        write_evidence(run_folder / "evidence.json", evidence)
+        return evidence
+
+
+@pytest.fixture
+def fake_judge(monkeypatch) -> FakeJudge:
+    """Evidence that is accepted, in no time; a test changes it to be rejected or incomplete."""
+    from harness import pipeline
+
+    fake = FakeJudge()
+    monkeypatch.setattr(pipeline, "judge", fake)
+    return fake
+
+
+@pytest.fixture
+def fast_export(monkeypatch, tiny_export):
+    """Copy the session's export instead of making one: for tests of what happens around it."""
+    from harness import export_onnx, pipeline
+
+    def copied(checkpoint, folder, progress):
+        shutil.copytree(tiny_export, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("manifest.json"))
+
+    for module in (export_onnx, pipeline):
+        monkeypatch.setattr(module, "write_export", copied)

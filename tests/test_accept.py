@@ -328,7 +328,9 @@ def test_every_switch_shows_a_whole_release(output, tmp_path, monkeypatch):
     for owner, name in [*STEPS.values(), (shutil, "rmtree"), (os, "close"), (shutil, "copyfile"), (Path, "unlink")]:
         monkeypatch.setattr(owner, name, watched(getattr(owner, name)))
     for number in range(1, 5):
-        accept(make_staging(tmp_path / f"s{number}", str(number)), output, run_id=f"run-{number}", verdict_digest=DIGEST)
+        accept(
+            make_staging(tmp_path / f"s{number}", str(number)), output, run_id=f"run-{number}", verdict_digest=DIGEST
+        )
     monkeypatch.undo()
     assert len(seen) > 40
     assert seen == sorted(seen)

@@ -62,9 +62,7 @@ def test_opening_needs_no_pytorch(tiny_checkpoint):
         "import sys, pathlib; from harness.checkpoint import open_checkpoint\n"
         "open_checkpoint(pathlib.Path(sys.argv[1])); print('torch' in sys.modules or 'transformers' in sys.modules)"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program, tiny_checkpoint], capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", program, tiny_checkpoint], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
 
 
@@ -110,7 +108,16 @@ def test_a_config_that_is_no_object(checkpoint_copy, content):
 
 @pytest.mark.parametrize(
     "architectures",
-    [None, [], ["BertModel"], ["BertForSequenceClassification"], ["ForTokenClassificationOfMine"], "BertModel", 5, {"a": 1}],
+    [
+        None,
+        [],
+        ["BertModel"],
+        ["BertForSequenceClassification"],
+        ["ForTokenClassificationOfMine"],
+        "BertModel",
+        5,
+        {"a": 1},
+    ],
 )
 def test_not_a_token_classifier(checkpoint_copy, architectures):
     """A model of another kind, or of none that is named."""
@@ -308,7 +315,9 @@ def test_weights_in_shards(checkpoint_copy):
     assert open_checkpoint(checkpoint_copy).labels == TINY_LABELS
 
 
-@pytest.mark.parametrize("index", ["{", "[]", "{}", '{"weight_map": 3}', '{"weight_map": {"a": []}}', '{"weight_map": {}}'])
+@pytest.mark.parametrize(
+    "index", ["{", "[]", "{}", '{"weight_map": 3}', '{"weight_map": {"a": []}}', '{"weight_map": {}}']
+)
 def test_a_shard_index_that_names_nothing(checkpoint_copy, index):
     """An index of shards that cannot be read, or lists none."""
     (checkpoint_copy / WEIGHTS).unlink()

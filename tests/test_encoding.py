@@ -41,7 +41,14 @@ def roberta(*, trim=True):
 
 def xlm_roberta(*, whole_spaces=False):
     """Unigram with Metaspace; NFKC makes several characters of one."""
-    scored = [("<unk>", 0.0), ("<s>", 0.0), ("</s>", 0.0), ("▁", -2.0), ("▁bus", -1.0), *((c, -3.0) for c in _CHARACTERS)]
+    scored = [
+        ("<unk>", 0.0),
+        ("<s>", 0.0),
+        ("</s>", 0.0),
+        ("▁", -2.0),
+        ("▁bus", -1.0),
+        *((c, -3.0) for c in _CHARACTERS),
+    ]
     tokenizer = Tokenizer(models.Unigram(scored, unk_id=0, byte_fallback=False))
     tokenizer.normalizer = normalizers.NFKC()
     metaspace = pre_tokenizers.Metaspace()
@@ -84,7 +91,10 @@ def words_of(kind, text):
 
 
 # Scripts, marks, ligatures, emoji, white space of several widths: what goes wrong goes wrong here.
-awkward = st.text("ab.- \n\t\u0301\u0327e\u00e9\u0130\u00df\ufb01\u00bd\u200b\u00a0\u3000\u4e2d\U0001f600\u0915\u093f\u094d", max_size=30)
+awkward = st.text(
+    "ab.- \n\t\u0301\u0327e\u00e9\u0130\u00df\ufb01\u00bd\u200b\u00a0\u3000\u4e2d\U0001f600\u0915\u093f\u094d",
+    max_size=30,
+)
 any_text = st.one_of(st.text(max_size=30), awkward, st.text("bus AC-7", max_size=60))
 
 
@@ -132,7 +142,10 @@ def test_windows_lose_and_repeat_nothing(text, kind, width):
 def test_a_windows_head_is_the_words_first_subword(text, kind, width):
     """The token that answers for a word is the same in windows as in one piece: the word's first."""
     whole, cut = encode(kind, text), encode(kind, text, width)
-    expected = {index: whole.windows[0].input_ids[head] for head, index in zip(whole.windows[0].heads, whole.windows[0].words, strict=True)}
+    expected = {
+        index: whole.windows[0].input_ids[head]
+        for head, index in zip(whole.windows[0].heads, whole.windows[0].words, strict=True)
+    }
     for window in cut.windows:
         for head, index in zip(window.heads, window.words, strict=True):
             assert window.input_ids[head] == expected[index]
@@ -200,7 +213,11 @@ def test_words_are_pairs_of_code_points():
         ({"model_type": "roberta", "max_position_embeddings": 514, "pad_token_id": 1}, {}, 512),
         ({"model_type": "roberta", "max_position_embeddings": 514}, {}, 512),
         ({"model_type": "roberta", "max_position_embeddings": 514, "pad_token_id": None}, {}, 512),
-        ({"model_type": "xlm-roberta", "max_position_embeddings": 514, "pad_token_id": 1}, {"model_max_length": 512}, 512),
+        (
+            {"model_type": "xlm-roberta", "max_position_embeddings": 514, "pad_token_id": 1},
+            {"model_max_length": 512},
+            512,
+        ),
         ({"model_type": "camembert", "max_position_embeddings": 514, "pad_token_id": 0}, {}, 513),
         ({"model_type": "data2vec-text", "max_position_embeddings": 514, "pad_token_id": 1}, {}, 512),
         ({"model_type": "xlm-roberta-xl", "max_position_embeddings": 514, "pad_token_id": 1}, {}, 512),

@@ -34,16 +34,6 @@ class Told:
         pass
 
 
-@pytest.fixture
-def fast_export(monkeypatch, tiny_export):
-    """Copy the session's export instead of making one: for tests of what happens around it."""
-
-    def copied(checkpoint, folder, progress):
-        shutil.copytree(tiny_export, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("manifest.json"))
-
-    monkeypatch.setattr(export_onnx, "write_export", copied)
-
-
 def refused(error, model, output, **options) -> str:
     """An export that must fail in one line, leaving nothing new beside, at or in the output."""
     parent = output.parent
@@ -249,7 +239,9 @@ def test_only_vnni_adds_products_in_32_bits():
     """Every x86 target without VNNI keeps weights in 7 bits, so that no pair of products overflows 16 bits."""
     from harness.quantize import recipe_for
 
-    saturating = [name for name in ("avx2", "avx512", "avx512_vnni", "arm64") if recipe_for(name).saturates_without_vnni]
+    saturating = [
+        name for name in ("avx2", "avx512", "avx512_vnni", "arm64") if recipe_for(name).saturates_without_vnni
+    ]
     assert saturating == ["avx512_vnni"]
 
 
@@ -478,7 +470,9 @@ def test_verify_without_a_manifest(export_copy):
         verify_onnx_model(export_copy)
 
 
-@pytest.mark.parametrize("content", ['{"schema": "harness-release-manifest", "version": 99}', "{", '{"schema": "other"}'])
+@pytest.mark.parametrize(
+    "content", ['{"schema": "harness-release-manifest", "version": 99}', "{", '{"schema": "other"}']
+)
 def test_verify_a_manifest_of_another_kind(export_copy, content):
     """A manifest that is damaged or of another version is an error, not a list of differences."""
     (export_copy / "manifest.json").write_text(content, encoding="utf-8")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from harness.errors import DataError
@@ -89,6 +89,7 @@ def test_too_few_to_part(times):
 
 
 @given(st.lists(queries(), min_size=1, max_size=8))
+@example([LabelledQuery("to\u2028Pune\x85\x0b now", (EntitySpan(3, 7, "DEST"),))])
 def test_round_trip(tmp_path_factory, found):
     """What is written is read back with the same texts and spans, line separators of Unicode in the texts included."""
     path = tmp_path_factory.getbasetemp() / "judged.jsonl"

@@ -57,7 +57,9 @@ class FakeTagger:
         windows = []
         for begin in range(0, len(ids), self.window):
             part = ids[begin : begin + self.window]
-            windows.append(Window([98, *part, 99], [0] * (len(part) + 2), range(1, len(part) + 1), range(begin, begin + len(part))))
+            windows.append(
+                Window([98, *part, 99], [0] * (len(part) + 2), range(1, len(part) + 1), range(begin, begin + len(part)))
+            )
         return EncodedQuery(text, words, windows or [Window([98, 99], [0, 0], [], [])])
 
     def logits(self, batch):
@@ -282,7 +284,9 @@ def test_spans_use_the_names_given():
     """The same answer read under another model's label names gives that model's entities."""
     tagged = tag(FakeTagger(), ["ab ba"])[0]
     swapped = tuple(name.replace("SRC", "DST") for name in BIO)
-    assert [span.label.replace("DST", "SRC") for span in tagged.spans(swapped)] == [span.label for span in tagged.spans(BIO)]
+    assert [span.label.replace("DST", "SRC") for span in tagged.spans(swapped)] == [
+        span.label for span in tagged.spans(BIO)
+    ]
 
 
 def test_random_tags_agree_with_seqeval():

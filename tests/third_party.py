@@ -94,7 +94,12 @@ class ThirdParty:
 
     def environment(self, **more: str) -> dict[str, str]:
         """This process's environment with the suites on the path."""
-        return {**os.environ, "PYTHONPATH": str(self.site), **more}
+        return {**os.environ, "PYTHONPATH": self.python_path(), **more}
+
+    def python_path(self) -> str:
+        """PYTHONPATH as it is, with the suites in front."""
+        before = os.environ.get("PYTHONPATH")
+        return os.pathsep.join([str(self.site), before] if before else [str(self.site)])
 
     def options(self) -> list[str]:
         """What a person types behind `pytest`."""
