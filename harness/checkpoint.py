@@ -105,7 +105,9 @@ def _check_architecture(folder: Path, config: Mapping[str, Any]) -> None:
     architectures = named if isinstance(named, list) else []
     if not any(str(name).endswith("ForTokenClassification") for name in architectures):
         found = one_line(", ".join(map(str, architectures)) or "no architecture", 80)
-        message = f"{folder / CONFIG} is {found}, not a …ForTokenClassification model. Name a fine-tuned NER checkpoint."
+        message = (
+            f"{folder / CONFIG} is {found}, not a …ForTokenClassification model. Name a fine-tuned NER checkpoint."
+        )
         raise CheckpointError(message)
 
 
@@ -116,7 +118,9 @@ def _check_label_maps(folder: Path, config: Mapping[str, Any], labels: tuple[str
         message = f"{where}: id2label names {one_line(twice, 60)!r} twice. Give every label a name of its own."
         raise CheckpointError(message)
     if all(label == f"LABEL_{index}" for index, label in enumerate(labels)):
-        message = f"{where} has only the default label names LABEL_0…LABEL_{len(labels) - 1}. Write the real ones into it."
+        message = (
+            f"{where} has only the default label names LABEL_0…LABEL_{len(labels) - 1}. Write the real ones into it."
+        )
         raise CheckpointError(message)
     by_name = {label: index for index, label in enumerate(labels)}
     by_id = {str(index): label for index, label in enumerate(labels)}

@@ -208,7 +208,9 @@ def _add_verify(commands: Commands[argparse.ArgumentParser]) -> None:
 def _add_extract(commands: Commands[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser("extract", help="entities of queries as JSON, a line a query")
     parser.add_argument("release", type=Path, metavar="DIR")
-    parser.add_argument("queries", nargs="*", default=[], metavar="QUERY", help="default: a query a line from standard input")
+    parser.add_argument(
+        "queries", nargs="*", default=[], metavar="QUERY", help="default: a query a line from standard input"
+    )
     parser.add_argument("--detailed", action="store_true", help="with places and scores")
     parser.add_argument("--variant", choices=("fp32", "int8"), help="default: what the manifest says")
     parser.set_defaults(run=_extract)

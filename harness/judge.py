@@ -112,7 +112,10 @@ def judge(
         workplace,
         folder / LOG_FILE,
     )
-    ended = process.run(time_limit_s, progress or Silence())
+    try:
+        ended = process.run(time_limit_s, progress or Silence())
+    finally:
+        shutil.rmtree(workplace, ignore_errors=True)
     problems = [] if ended is None else [f"{ended}; the last lines are in {run_folder / LOG_FILE}"]
     evidence = _read(evidence_path, run_id, digest, problems)
     if content_digest(question.candidate) != digest:

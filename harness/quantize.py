@@ -99,14 +99,14 @@ def default_calibration(labels: Sequence[str], progress: Progress) -> list[str]:
 
     train = read_labelled_set(bundled_bus_queries("train"))
     if not set(train.entity_types) <= {label[2:] for label in labels}:
-        progress.line("note: INT8 ranges are set on bus queries; name queries of your own domain with --calibration FILE")
+        progress.line(
+            "note: INT8 ranges are set on bus queries; name queries of your own domain with --calibration FILE"
+        )
     step = max(1, len(train.queries) // _CALIBRATION_QUERIES)
     return train.texts[::step][:_CALIBRATION_QUERIES]
 
 
-def quantize_model(
-    folder: Path, texts: Sequence[str], *, target: str | None, progress: Progress
-) -> dict[str, Any]:
+def quantize_model(folder: Path, texts: Sequence[str], *, target: str | None, progress: Progress) -> dict[str, Any]:
     """Write `model_quantized.onnx` beside the `model.onnx` of an export.
 
     Args:
@@ -129,17 +129,22 @@ def quantize_model(
         try:
             made = _quantize(folder, texts, recipe, workplace)
         except Exception as err:  # onnxruntime's tools raise whatever they like
-            message = f"{folder / Variant.FP32.file_name} cannot be quantized: {one_line(err)}. Release without --quantize."
+            message = (
+                f"{folder / Variant.FP32.file_name} cannot be quantized: {one_line(err)}. Release without --quantize."
+            )
             raise ArtifactError(message) from err
         shutil.copyfile(made, folder / Variant.INT8.file_name)
     from harness.smoothing import MIGRATION
 
-    return {**asdict(recipe), "method": "static, QDQ, min-max, smoothed", "migration": MIGRATION, "calibration_queries": len(texts)}
+    return {
+        **asdict(recipe),
+        "method": "static, QDQ, min-max, smoothed",
+        "migration": MIGRATION,
+        "calibration_queries": len(texts),
+    }
 
 
-def _quantize(
-    folder: Path, texts: Sequence[str], recipe: Recipe, workplace: Path
-) -> Path:
+def _quantize(folder: Path, texts: Sequence[str], recipe: Recipe, workplace: Path) -> Path:
     import onnx
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantizationMode, QuantType
     from optimum.onnxruntime import ORTQuantizer

@@ -152,13 +152,13 @@ def test_a_windows_head_is_the_words_first_subword(text, kind, width):
 
 
 def test_words_at_an_inner_edge_are_left_to_the_other_window():
-    """A word in two windows is answered where it has more context: no owned word stands at an inner edge."""
+    """A word in two windows is answered where it has more context: of the four shared, each window has two."""
     windows = encode("bert", "bus " * 40, 16).windows
     assert len(windows) > 2
     for left, right in pairwise(windows):
         last, first = left.heads[-1], right.heads[0]
-        assert last < 14  # 14 is the last place before [SEP]
-        assert first > 1  # 1 is the first place after [CLS]
+        assert last == 12  # 14 is the last place before [SEP]
+        assert first == 3  # 1 is the first place after [CLS]
         assert left.words[-1] + 1 == right.words[0]
 
 
@@ -230,6 +230,18 @@ def test_words_are_pairs_of_code_points():
 def test_maximum_tokens(config, tokenizer_config, expected):
     """The shortest limit counts, without the rows of the position table that RoBERTa's numbering never reaches."""
     assert maximum_tokens(config, tokenizer_config) == expected
+
+
+@pytest.mark.parametrize(
+    "model_type",
+    [
+        "camembert", "data2vec-text", "esm", "ibert", "lilt", "longformer", "luke", "markuplm", "mpnet", "roberta",
+        "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod",
+    ],
+)  # fmt: skip
+def test_models_that_number_like_roberta(model_type):
+    """Each of transformers' models that leaves the first rows of the position table unused is known as one."""
+    assert maximum_tokens({"model_type": model_type, "max_position_embeddings": 514, "pad_token_id": 1}, {}) == 512
 
 
 def test_roberta_positions_really_end_there():
