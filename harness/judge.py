@@ -131,12 +131,12 @@ def _command(question: Question, folder: Path, workplace: Path, run_id: str) -> 
         "--strict-markers", "-ra", "--tb=short", "--color=no",
         "--benchmark-json", str(folder / BENCHMARK_FILE), "--benchmark-disable-gc", "--benchmark-quiet",
         "--candidate", str(question.candidate.resolve()), "--reference", str(question.reference.resolve()),
-        "--evidence", str(folder / EVIDENCE_FILE), "--run-id", run_id, "--state", str(question.state.resolve()),
+        "--harness-evidence", str(folder / EVIDENCE_FILE), "--harness-run-id", run_id, "--harness-state", str(question.state.resolve()),
     ]  # fmt: skip
     for path in question.data:
-        command += ["--data", str(path.resolve())]
+        command += ["--harness-data", str(path.resolve())]
     if question.policy is not None:
-        command += ["--policy", str(question.policy.resolve())]
+        command += ["--harness-policy", str(question.policy.resolve())]
     return [*command, "--pyargs", *(found.package for found in question.suites.values())]
 
 

@@ -50,14 +50,17 @@ RecordMeasure = Callable[..., None]
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the options that say what is judged."""
+    # the plugin is loaded in every project of the environment: only the two options that people type go without a prefix
     group = parser.getgroup("harness", "judging an ONNX export")
     group.addoption("--candidate", type=Path, metavar="DIR", help="the export to judge")
     group.addoption("--reference", type=Path, metavar="DIR", help="the PyTorch checkpoint it was made from")
-    group.addoption("--data", type=Path, action="append", metavar="FILE", help="labelled queries; may be repeated")
-    group.addoption("--policy", type=Path, metavar="FILE", help="limits that differ from the defaults")
-    group.addoption("--state", type=Path, metavar="DIR", help="where failing queries are kept between runs")
-    group.addoption("--evidence", type=Path, metavar="FILE", help="write the evidence here at the end")
-    group.addoption("--run-id", default="by-hand", help="the run that the evidence belongs to")
+    group.addoption(
+        "--harness-data", type=Path, action="append", metavar="FILE", help="labelled queries; may be repeated"
+    )
+    group.addoption("--harness-policy", type=Path, metavar="FILE", help="limits that differ from the defaults")
+    group.addoption("--harness-state", type=Path, metavar="DIR", help="where failing queries are kept between runs")
+    group.addoption("--harness-evidence", type=Path, metavar="FILE", help="write the evidence here at the end")
+    group.addoption("--harness-run-id", default="by-hand", help="the run that the evidence belongs to")
 
 
 class JudgingSession:
@@ -89,7 +92,7 @@ class JudgingSession:
             self.artifact = open_artifact(self.config.getoption("candidate"))
             every = [variant.value for variant in Variant]
             promised = {key for found in self.suites.values() for key in found.suite.promised(every)}
-            self.policy = load_policy(self.config.getoption("policy"), promised, SystemClock().utc().date())
+            self.policy = load_policy(self.config.getoption("harness_policy"), promised, SystemClock().utc().date())
         except HarnessError as err:
             raise pytest.UsageError(str(err)) from err
 
@@ -171,7 +174,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
 def pytest_runtest_logstart(nodeid: str) -> None:
     """Tell the judging process what runs now."""
-    if _current is not None and _current.config.getoption("evidence"):
+    if _current is not None and _current.config.getoption("harness_evidence"):
         _print_progress({"test": nodeid, "done": len(_current.outcomes), "of": _current.collected})
 
 
@@ -242,7 +245,7 @@ def _last_line(text: str) -> str:
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     """Write the evidence; nothing is written if the session does not get here."""
     judging = session.config.stash[_SESSION]
-    path = session.config.getoption("evidence")
+    path = session.config.getoption("harness_evidence")
     if path is None:
         return
     if exitstatus not in {pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED}:
@@ -252,7 +255,7 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     write_evidence(
         path,
         Evidence(
-            run_id=session.config.getoption("run_id"),
+            run_id=session.config.getoption("harness_run_id"),
             candidate_digest=content_digest(folder) if folder else "",
             variants=judging.variants,
             suites=tuple(sorted(judging.chosen)),
@@ -296,7 +299,7 @@ def labelled_set(pytestconfig: pytest.Config, reference: Reference) -> LabelledS
     from harness.judging_data import default_data
     from harness.labelled_data import read_labelled_set
 
-    return read_labelled_set(pytestconfig.getoption("data") or default_data(), labels=reference.labels)
+    return read_labelled_set(pytestconfig.getoption("harness_data") or default_data(), labels=reference.labels)
 
 
 @pytest.fixture(scope="session")
@@ -326,7 +329,7 @@ def answers(model: Candidate, labelled_set: LabelledSet) -> list[TaggedQuery]:
 @pytest.fixture(scope="session")
 def state_folder(pytestconfig: pytest.Config) -> Path | None:
     """Where a suite keeps what later runs must see again, if this session was given a place."""
-    folder: Path | None = pytestconfig.getoption("state")
+    folder: Path | None = pytestconfig.getoption("harness_state")
     return folder
 
 

@@ -32,7 +32,8 @@ def own_signals():
 
 @pytest.fixture
 def place(tmp_path, monkeypatch):
-    """An empty working folder, so that no default path leads anywhere."""
+    """An empty working folder, so that no default path leads anywhere, and nobody trains a model for want of one."""
+    monkeypatch.setattr("harness.pipeline._train_default", None)
     folder = tmp_path / "place"
     folder.mkdir()
     monkeypatch.chdir(folder)
@@ -57,7 +58,9 @@ def run(capsys, *arguments) -> tuple[int, str, str]:
 
 def harness(*arguments, **options) -> subprocess.CompletedProcess:
     """Run `python -m harness` in a process of its own."""
-    command = [sys.executable, "-m", "harness", *map(str, arguments)]
+    command = [sys.executable, "-m", "harness", *arguments]
+    if "input" not in options:
+        options["stdin"] = subprocess.DEVNULL  # a command that reads it by mistake is not to wait for ever
     return subprocess.run(command, check=False, capture_output=True, **{"encoding": "utf-8", **options})
 
 
@@ -483,10 +486,7 @@ def test_lines_that_are_no_text(tiny_export):
 
 def test_an_argument_that_is_no_text(tiny_export):
     """An argument that is no UTF-8 is answered, and the answer is JSON."""
-    done = subprocess.run(
-        [sys.executable, "-m", "harness", "extract", str(tiny_export), "--detailed", b"bus to \xff goa"],
-        capture_output=True, check=False,
-    )  # fmt: skip
+    done = harness("extract", tiny_export, "--detailed", b"bus to \xff goa")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["query"] == "bus to \udcff goa"
 
@@ -506,6 +506,7 @@ def test_a_reader_that_has_gone(tiny_export):
     """A closed pipe, as after `| head`, is not a traceback, and not one of the codes for fine or rejected."""
     process = subprocess.Popen(
         [sys.executable, "-m", "harness", "extract", str(tiny_export)],
+        env={name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"},
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
     process.stdout.close()

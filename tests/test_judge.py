@@ -80,6 +80,7 @@ def test_a_good_candidate(judged, party, tmp_path):
     assert evidence.suites == ("acme_suite",)
     assert evidence.variants == ("fp32",)
     assert [(str(found.key), found.value) for found in evidence.measures] == [("acme_suite.release.worst", 0.5)]
+    assert not (tmp_path / "run" / "workplace").exists()
     assert "1 passed" in (tmp_path / "run" / LOG_FILE).read_text(encoding="utf-8")
     assert sorted(path.name for path in party.candidate.iterdir()) == ["config.json", "model.onnx", "tokenizer.json"]
 
@@ -108,6 +109,27 @@ def test_progress(party, tmp_path):
     judge(party.question(), tmp_path / "run", progress=Listener(), environment=party.environment())
     assert said == ["judge 1/2: test_acme_suite.py::test_good", "judge 2/2: test_acme_suite.py::test_second"]
     assert "\x1e" not in (tmp_path / "run" / LOG_FILE).read_text(encoding="utf-8")
+
+
+def test_whoever_waits_has_gone(party, tmp_path):
+    """Where progress can no longer be told, the session is ended and the reason raised: nobody is left hanging."""
+
+    class ClosedPipe:
+        def line(self, text):
+            raise BrokenPipeError
+
+        def now(self, text):
+            raise BrokenPipeError
+
+    party.install("acme_suite", GOOD + "def test_hang():\n    while True:\n        signal.pause()\n")
+    with pytest.raises(BrokenPipeError):
+        judge(
+            party.question(),
+            tmp_path / "run",
+            time_limit_s=PATIENCE_S,
+            progress=ClosedPipe(),
+            environment=party.environment(),
+        )
 
 
 # -- tests that do not judge: many suites in one session, each looked at alone ---------------------------------------
@@ -384,7 +406,7 @@ def test_variables_that_leave_tests_out(judged, party, variables):
 
 
 def test_files_that_leave_tests_out(judged, tmp_path, monkeypatch):
-    """Configuration in the working folder, above the run's folder, or left in it by an earlier run is not read."""
+    """Nothing in the working folder, above the run's folder, or left in it by an earlier run configures the session."""
     workplace = tmp_path / "run" / "workplace"
     workplace.mkdir(parents=True)
     for folder in (tmp_path, tmp_path / "run", workplace):
@@ -393,6 +415,9 @@ def test_files_that_leave_tests_out(judged, tmp_path, monkeypatch):
             section = "tool:pytest" if name == "setup.cfg" else "pytest"
             (folder / name).write_text(f"[{section}]\naddopts = -k nothing\n", encoding="utf-8")
         (folder / "pyproject.toml").write_text('[tool.pytest.ini_options]\naddopts = "-k nothing"\n', encoding="utf-8")
+    # a package of the suite's name in the working folder, as in a clone of it, is not the one that is installed
+    (tmp_path / "acme_suite").mkdir()
+    (tmp_path / "acme_suite" / "__init__.py").write_text("raise OSError\n", encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     evidence, verdict = judged(TWO_TESTS)
     assert [entry.result for entry in evidence.outcomes] == [Result.PASSED, Result.FAILED]
@@ -423,8 +448,8 @@ def test_a_suites_own_conftest_that_leaves_tests_out(judged, hook):
 FORGING = """\
 def test_forge(pytestconfig):
     text = Path(os.environ["FORGERY"]).read_text(encoding="utf-8")
-    text = text.replace("THIS RUN", pytestconfig.getoption("run_id"))
-    pytestconfig.getoption("evidence").write_text(text, encoding="utf-8")
+    text = text.replace("THIS RUN", pytestconfig.getoption("harness_run_id"))
+    pytestconfig.getoption("harness_evidence").write_text(text, encoding="utf-8")
     os._exit(0)
 """
 

@@ -36,7 +36,7 @@ def by_hand(party, pytester):
 
     def run(*arguments):
         path = pytester.path / "evidence.json"
-        said = pytester.runpytest_subprocess(*ALONE, *party.options(), "--evidence", path, *arguments)
+        said = pytester.runpytest_subprocess(*ALONE, *party.options(), "--harness-evidence", path, *arguments)
         evidence = read_evidence(path)
         return said, evidence, decide(POLICY, party.question().promised(), evidence)
 
@@ -92,7 +92,7 @@ def test_evidence_without_suites_accepts_nothing(pytester):
     """Somebody else's tests, however well they pass, make no evidence to accept a candidate by."""
     pytester.makepyfile("def test_mine():\n    pass\n")
     path = pytester.path / "evidence.json"
-    pytester.runpytest_subprocess(*ALONE, "--evidence", path).assert_outcomes(passed=1)
+    pytester.runpytest_subprocess(*ALONE, "--harness-evidence", path).assert_outcomes(passed=1)
     evidence = read_evidence(path)
     assert (evidence.suites, evidence.measures, evidence.outcomes) == ((), (), ())
     assert decide(POLICY, {}, evidence).decision is Decision.INCOMPLETE

@@ -104,7 +104,7 @@ class ThirdParty:
     def options(self) -> list[str]:
         """What a person types behind `pytest`."""
         return [
-            "--candidate", str(self.candidate), "--reference", str(self.site), "--policy", str(self.policy),
+            "--candidate", str(self.candidate), "--reference", str(self.site), "--harness-policy", str(self.policy),
             "--pyargs", *self.names,
         ]  # fmt: skip
 

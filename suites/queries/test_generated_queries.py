@@ -59,7 +59,7 @@ def record_finding(
     record_measure: RecordMeasure, variant: str, state_folder: Path | None, pytestconfig: pytest.Config
 ) -> RecordFinding:
     """A function `record_finding(name, found)` that records the measure and saves the queries behind it."""
-    run = str(pytestconfig.getoption("run_id"))
+    run = str(pytestconfig.getoption("harness_run_id"))
 
     def record(name: str, found: ex.Found) -> None:
         record_measure(name, found.value, unit=_UNITS[name], details=found.details)
