@@ -15,7 +15,7 @@ from pathlib import Path
 
 from harness.artifact import MANIFEST, MANIFEST_SCHEMA, MANIFEST_VERSION
 from harness.documents import read_document, write_json
-from harness.errors import ArtifactError, one_line
+from harness.errors import AcceptanceError, one_line
 
 _KEPT_RELEASES = 3
 
@@ -33,7 +33,7 @@ def accept(staging: Path, output: Path, *, run_id: str, verdict_digest: str) -> 
         The folder that `output` now leads to.
 
     Raises:
-        ArtifactError: the file system refuses; the earlier release still stands.
+        AcceptanceError: the file system refuses; the earlier release still stands.
     """
     store = output.parent / f".{output.name}.releases"
     folder = store / run_id
@@ -48,7 +48,7 @@ def accept(staging: Path, output: Path, *, run_id: str, verdict_digest: str) -> 
             raise
     except OSError as err:
         message = f"{output} could not be replaced ({err.strerror or one_line(err)}). The earlier release, if any, still stands."
-        raise ArtifactError(message) from err
+        raise AcceptanceError(message) from err
     with suppress(OSError):  # the new release is served; that an old one cannot be deleted changes nothing about it
         _sweep(store, folder)
     return folder

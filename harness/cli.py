@@ -19,7 +19,7 @@ from enum import IntEnum
 from pathlib import Path
 
 from harness import __version__
-from harness.errors import HarnessError, MissingPackageError, UsageError, one_line
+from harness.errors import AcceptanceError, HarnessError, MissingPackageError, UsageError, one_line
 from harness.progress import ScreenProgress
 
 _TARGETS = ("avx2", "avx512", "avx512_vnni", "arm64")
@@ -53,6 +53,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = int(options.run(options))
         sys.stdout.flush()  # here, where a reader that has gone is understood
         return code
+    except AcceptanceError as err:
+        print(f"harness: {one_line(err, _LONGEST_MESSAGE)}", file=sys.stderr)
+        return ExitCode.COULD_NOT_JUDGE
     except HarnessError as err:
         print(f"harness: {one_line(err, _LONGEST_MESSAGE)}", file=sys.stderr)
         return ExitCode.BAD_INPUT
@@ -65,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"harness: {missing}", file=sys.stderr)
         return ExitCode.BAD_INPUT
     except KeyboardInterrupt:
-        print("harness: interrupted; nothing was accepted.", file=sys.stderr)
+        print("harness: interrupted.", file=sys.stderr)
         return ExitCode.COULD_NOT_JUDGE
     except BrokenPipeError:
         # whoever read our output has gone; keep Python from complaining again while it exits
@@ -293,6 +296,9 @@ def _export(options: argparse.Namespace) -> ExitCode:
     from harness.export_onnx import export_to_onnx
     from harness.judging_data import read_texts
 
+    if not options.quantize and (options.target or options.calibration):
+        message = "--target and --calibration are for the INT8 variant, which was not asked for. Add --quantize."
+        raise UsageError(message)
     export_to_onnx(
         options.model,
         options.output,
@@ -342,7 +348,9 @@ def _extract(options: argparse.Namespace) -> ExitCode:
 
     ner = NERInference(options.release, variant=options.variant)
     queries = options.queries or _lines_of_input()
-    for batch in _batches(queries):
+    # a person at a terminal wants each answer at once
+    size = 1 if sys.stdin.isatty() else _BATCH
+    for batch in _batches(queries, size):
         for answer in ner.batch_extract_detailed(batch):
             _print_json(answer if options.detailed else answer["entities"])
     return ExitCode.FINE
@@ -367,11 +375,11 @@ def _lines_of_input() -> Iterable[str]:
         raise UsageError(message) from err
 
 
-def _batches(queries: Iterable[str]) -> Iterable[list[str]]:
+def _batches(queries: Iterable[str], size: int) -> Iterable[list[str]]:
     batch: list[str] = []
     for query in queries:
         batch.append(query)
-        if len(batch) == _BATCH:
+        if len(batch) == size:
             yield batch
             batch = []
     if batch:

@@ -20,6 +20,10 @@ class ArtifactError(HarnessError):
     """A folder with an ONNX export cannot be read, written or accepted."""
 
 
+class AcceptanceError(HarnessError):
+    """The file system kept an accepted candidate from becoming the release; not the user's input, so exit code 3."""
+
+
 class DataError(HarnessError):
     """A file of labelled queries cannot be read."""
 

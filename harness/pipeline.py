@@ -147,6 +147,13 @@ def release(
     model, output = Path(model), Path(output)
     check_output(output, model)
     check_writable(results)
+    if quantize:
+        from harness.quantize import recipe_for
+
+        recipe_for(target)  # refuses an unknown target before any work
+    elif target is not None:
+        message = f"the target {target} is for the INT8 variant, which was not asked for. Add --quantize."
+        raise UsageError(message)
     rules = read_rules(policy, (), tuple(Variant) if quantize else (Variant.FP32,))
     if model == DEFAULT_MODEL and not model.exists():
         if data:

@@ -22,7 +22,7 @@ from harness.artifact import Variant
 from harness.errors import ArtifactError, UsageError, one_line
 from harness.progress import Progress
 from harness.quiet import quiet_libraries
-from harness.tagging import pad
+from harness.tagging import pad, split_label
 
 if TYPE_CHECKING:
     import onnx
@@ -98,7 +98,7 @@ def default_calibration(labels: Sequence[str], progress: Progress) -> list[str]:
     from harness.labelled_data import bundled_bus_queries, read_labelled_set
 
     train = read_labelled_set(bundled_bus_queries("train"))
-    if not set(train.entity_types) <= {label[2:] for label in labels}:
+    if not set(train.entity_types) <= {split_label(label)[1] for label in labels}:
         progress.line(
             "note: INT8 ranges are set on bus queries; name queries of your own domain with --calibration FILE"
         )

@@ -39,7 +39,8 @@ class Run:
 def new_run(results: Path, clock: Clock | None = None) -> Run:
     """Make the folder of a new run."""
     moment = (clock or SystemClock()).utc()
-    name = f"{moment:%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:6]}"
+    milliseconds = moment.microsecond // 1000
+    name = f"{moment:%Y%m%dT%H%M%S}.{milliseconds:03d}Z-{uuid.uuid4().hex[:6]}"
     folder = results / name
     folder.mkdir(parents=True)
     return Run(name, folder)

@@ -13,7 +13,7 @@ from conftest import files_of, names_in
 from harness import accept as accept_module
 from harness.accept import accept
 from harness.artifact import open_artifact
-from harness.errors import ArtifactError, DocumentError
+from harness.errors import AcceptanceError, DocumentError
 from harness.export_onnx import check_output
 from harness.manifest import changed_files
 
@@ -196,7 +196,7 @@ ERRORS = (OSError(28, "No space left on device"), KeyboardInterrupt())
 
 def failing(staging, output, error):
     """An acceptance that does not come to its end."""
-    with pytest.raises(ArtifactError if isinstance(error, OSError) else KeyboardInterrupt) as caught:
+    with pytest.raises(AcceptanceError if isinstance(error, OSError) else KeyboardInterrupt) as caught:
         accept(staging, output, run_id="run-2", verdict_digest=DIGEST)
     if isinstance(error, OSError):
         assert "No space left on device" in str(caught.value)
@@ -291,7 +291,7 @@ def test_a_run_is_accepted_once(staging, output):
     accept(staging, output, run_id="run-2", verdict_digest=DIGEST)
     before = files_of(output)
     (staging / "model.onnx").write_text("other", encoding="utf-8")
-    with pytest.raises(ArtifactError):
+    with pytest.raises(AcceptanceError):
         accept(staging, output, run_id="run-2", verdict_digest=DIGEST)
     assert files_of(output) == before
     assert names_in(store_of(output)) == ["run-2"]

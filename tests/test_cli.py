@@ -531,3 +531,27 @@ def test_extract_and_verify_need_the_runtime_only(tiny_export):
     )
     assert done.returncode == 2, done.stderr
     assert "does not exist" in done.stderr
+
+
+def test_a_release_that_cannot_be_put_in_place(capsys, place, releasing, monkeypatch):
+    """A file system that refuses an accepted candidate is no bad input: exit code 3, one line."""
+    from harness.errors import AcceptanceError
+
+    def refuse(*args, **kwargs):
+        message = "models/onnx could not be replaced (No space left on device)."
+        raise AcceptanceError(message)
+
+    monkeypatch.setattr("harness.pipeline.release", refuse)
+    code, _, err = run(capsys, *releasing)
+    assert code == 3
+    assert err.splitlines()[-1].startswith("harness: models/onnx could not be replaced")
+
+
+@pytest.mark.parametrize("command", ["release", "export"])
+def test_a_target_without_int8(capsys, place, tiny_checkpoint, tiny_data, command):
+    """A target for a variant that nobody asked for is refused, not ignored."""
+    data = ["--data", str(tiny_data)] if command == "release" else []
+    arguments = [command, "--model", str(tiny_checkpoint), "--output", "models/onnx", "--target", "avx2", *data]
+    code, _, err = run(capsys, *arguments)
+    assert code == 2
+    assert "Add --quantize" in err

@@ -11,7 +11,16 @@ from conftest import files_of, names_in
 
 from harness import pipeline
 from harness.artifact import Variant, file_digest, open_artifact
-from harness.errors import ArtifactError, CheckpointError, DataError, HarnessError, PolicyError, SuiteError, UsageError
+from harness.errors import (
+    AcceptanceError,
+    ArtifactError,
+    CheckpointError,
+    DataError,
+    HarnessError,
+    PolicyError,
+    SuiteError,
+    UsageError,
+)
 from harness.labelled_data import read_labelled_set
 from harness.manifest import changed_files
 from harness.verdict import Decision
@@ -153,7 +162,7 @@ def test_an_acceptance_that_fails(run_release, place, fake_judge, monkeypatch):
 
     monkeypatch.setattr(shutil, "copytree", full)
     monkeypatch.setattr(pipeline, "write_export", lambda checkpoint, folder, progress: _copy(fake_judge, folder))
-    with pytest.raises(ArtifactError, match="No space left"):
+    with pytest.raises(AcceptanceError, match="No space left"):
         run_release()
     assert files_of(place / "models") == before
     (candidate,) = (place / "results").glob(f"*/{pipeline.CANDIDATE_FOLDER}")
