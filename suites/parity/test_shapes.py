@@ -128,7 +128,7 @@ def test_left_padding(
 def test_masked_rows(
     reference: Reference, model: Candidate, labelled_set: LabelledSet, record_measure: RecordMeasure
 ) -> None:
-    """A row that is masked as a whole gives finite logits, and leaves its neighbours alone."""
+    """A batch with a row that is masked as a whole gives finite logits."""
     windows = [window for query in reference.encode(_sample(labelled_set.texts)[:4]) for window in query.windows]
     batch = pad(windows, reference.pad_token_id)
     batch.attention_mask[0] = 0
