@@ -17,10 +17,14 @@ import traceback
 from collections.abc import Iterable, Sequence
 from enum import IntEnum
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from harness import __version__
 from harness.errors import AcceptanceError, HarnessError, MissingPackageError, UsageError, one_line
 from harness.progress import ScreenProgress
+
+if TYPE_CHECKING:
+    from harness.pipeline import Judgement
 
 _TARGETS = ("avx2", "avx512", "avx512_vnni", "arm64")
 _MODEL = Path("models/bus_ner_transformer")
@@ -262,13 +266,10 @@ def _judge(options: argparse.Namespace) -> ExitCode:
     return _conclude(judgement, options, f"{options.candidate} against {options.reference}{only}")
 
 
-def _conclude(judgement: object, options: argparse.Namespace, subject: str) -> ExitCode:
-    from harness.pipeline import Judgement
+def _conclude(judgement: Judgement, options: argparse.Namespace, subject: str) -> ExitCode:
     from harness.report import print_verdict
     from harness.verdict import Decision
 
-    if not isinstance(judgement, Judgement):
-        raise TypeError
     if options.json:
         _print_json(judgement.document, indent=2)
     else:

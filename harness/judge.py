@@ -23,10 +23,9 @@ from harness.documents import write_text
 from harness.errors import DocumentError, one_line
 from harness.evidence import Evidence, MeasureKey, Unit, read_evidence
 from harness.manifest import content_digest
-from harness.progress import Progress, Silence
+from harness.progress import MARK, Progress, Silence
 from harness.suite import FoundSuite
 
-PROGRESS_MARK = "\x1eharness "
 EVIDENCE_FILE = "evidence.json"
 BENCHMARK_FILE = "benchmark.json"
 LOG_FILE = "judge.log"
@@ -210,8 +209,8 @@ class _Session:
                 return
             with process.stdout as stream, self._log.open("w", encoding="utf-8") as log:
                 for line in stream:
-                    if line.startswith(PROGRESS_MARK):
-                        _show(line[len(PROGRESS_MARK) :], progress)
+                    if line.startswith(MARK):
+                        _show(line[len(MARK) :], progress)
                     else:
                         log.write(line)
         except BaseException as err:  # a full disk, or a screen that has gone: nobody reads the session any more

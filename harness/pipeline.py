@@ -22,7 +22,6 @@ from harness.export_onnx import check_output, check_writable, write_export, writ
 from harness.judge import DEFAULT_TIME_LIMIT_S, Question, judge
 from harness.judging_data import default_data, split_for_calibration, write_labelled_set
 from harness.labelled_data import read_labelled_set
-from harness.manifest import content_digest
 from harness.policy import load_policy
 from harness.progress import Progress, Silence, stage
 from harness.results import Run, new_run, write_verdict
@@ -147,13 +146,7 @@ def release(
     model, output = Path(model), Path(output)
     check_output(output, model)
     check_writable(results)
-    if quantize:
-        from harness.quantize import recipe_for
-
-        recipe_for(target)  # refuses an unknown target before any work
-    elif target is not None:
-        message = f"the target {target} is for the INT8 variant, which was not asked for. Add --quantize."
-        raise UsageError(message)
+    order = _int8_order(target, own_data=bool(data), wanted=quantize)
     rules = read_rules(policy, (), tuple(Variant) if quantize else (Variant.FP32,))
     if model == DEFAULT_MODEL and not model.exists():
         if data:
@@ -162,7 +155,6 @@ def release(
     checkpoint = open_checkpoint(model)
     queries = read_data(checkpoint, data, progress)
     run = new_run(results)
-    order = _Int8Order(target, own_data=bool(data)) if quantize else None
     try:
         judged_with = _make_candidate(checkpoint, queries, run, order, took, progress)
     except BaseException:
@@ -184,6 +176,19 @@ class _Int8Order:
 
     target: str | None
     own_data: bool
+
+
+def _int8_order(target: str | None, *, own_data: bool, wanted: bool) -> _Int8Order | None:
+    """Check what was asked about INT8 before any work."""
+    if wanted:
+        from harness.quantize import recipe_for
+
+        recipe_for(target)  # refuses an unknown target
+        return _Int8Order(target, own_data)
+    if target is not None:
+        message = f"the target {target} is for the INT8 variant, which was not asked for. Add --quantize."
+        raise UsageError(message)
+    return None
 
 
 def _make_candidate(
@@ -314,7 +319,7 @@ def _judge(
     verdict = decide(policy, promised, evidence)
     subject: Json = {
         "candidate": str(question.candidate),
-        "candidate_digest": content_digest(question.candidate),
+        "candidate_digest": evidence.candidate_digest,
         "reference": str(question.reference),
         "reference_digest": open_checkpoint(question.reference).digest(),
         "data": {str(path): file_digest(path) for path in question.data},

@@ -31,16 +31,16 @@ from harness.evidence import (
     write_evidence,
 )
 from harness.manifest import content_digest
+from harness.progress import MARK
 from harness.suite import discover
 from harness.timing import Clock, SystemClock
-from harness.verdict import Finding, Policy, Standing, compare
+from harness.verdict import Finding, Policy, compare
 
 if TYPE_CHECKING:
     from harness.candidate import Candidate
     from harness.reference import Reference
     from harness.tagging import LabelledSet, TaggedQuery
 
-PROGRESS_MARK = "\x1eharness "  # what follows on the line is for judge, not for the log
 _MEASURE = "harness-measure"
 _SUITE_OF_ITEM = pytest.StashKey[str]()
 _SESSION = pytest.StashKey["JudgingSession"]()
@@ -179,7 +179,7 @@ def pytest_runtest_logstart(nodeid: str) -> None:
 
 
 def _print_progress(state: Mapping[str, object]) -> None:
-    print(f"\n{PROGRESS_MARK}{json.dumps(state)}", flush=True)  # noqa: T201  # the judging process reads it
+    print(f"\n{MARK}{json.dumps(state)}", flush=True)  # noqa: T201  # the judging process reads it
 
 
 @pytest.hookimpl(wrapper=True)
@@ -193,7 +193,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     recorded: list[tuple[str, Any]] = item.user_properties
     measures = [measure_from_json(value) for name, value in recorded if name == _MEASURE]
     findings = [compare(session.policy, measure) for measure in measures]
-    broken = [finding for finding in findings if finding.standing in {Standing.BROKEN, Standing.NO_LIMIT}]
+    broken = [finding for finding in findings if finding.rejects]
     if report.when == "call":
         session.measures.extend(measures)
         if broken and report.passed:

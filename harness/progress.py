@@ -9,6 +9,9 @@ from typing import Protocol
 
 from harness.timing import Clock, SystemClock
 
+# Begins a line on which the judging session tells its parent what runs now; it is not for the log.
+MARK = "\x1eharness "
+
 
 class Progress(Protocol):
     """Something that is told what happens."""

@@ -8,7 +8,6 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from harness.evidence import Unit
 from harness.verdict import Decision, Finding, Standing, Verdict
 
 _STYLES = {
@@ -59,15 +58,3 @@ def _table(findings: tuple[Finding, ...]) -> Table:
 
 def _number(value: float) -> str:
     return str(int(value)) if value == int(value) and abs(value) < 1e9 else f"{value:.4g}"
-
-
-def headline(verdict: Verdict) -> str:
-    """Say the decision and the figures people ask for first, in one line."""
-    wanted = {"f1_micro": Unit.F1}
-    parts = [
-        f"{finding.measure.key.scope} {name} {finding.measure.value:.4f}"
-        for finding in verdict.findings
-        for name in wanted
-        if finding.measure.key.name == name
-    ]
-    return f"{verdict.decision.value} ({', '.join(parts)})" if parts else verdict.decision.value

@@ -106,6 +106,11 @@ class Finding:
     limit: Limit | None
     standing: Standing
 
+    @property
+    def rejects(self) -> bool:
+        """Whether it keeps the candidate from being accepted."""
+        return self.standing in _REJECTING
+
     def __str__(self) -> str:
         """Write it as one line: `parity.fp32.… = 0.05 logit, limit ≤ 0.001`."""
         unit = "" if self.measure.unit in {Unit.COUNT, Unit.SHARE, Unit.F1} else f" {self.measure.unit.value}"
@@ -130,7 +135,7 @@ class Verdict:
     @property
     def broken(self) -> tuple[Finding, ...]:
         """The findings that reject the candidate."""
-        return tuple(finding for finding in self.findings if finding.standing in _REJECTING)
+        return tuple(finding for finding in self.findings if finding.rejects)
 
 
 def compare(policy: Policy, measure: Measure) -> Finding:
@@ -160,7 +165,7 @@ def decide(policy: Policy, promised: Mapping[MeasureKey, Unit], evidence: Eviden
     """
     measures = sorted(evidence.measures, key=lambda measure: (measure.key, measure.value, measure.unit.value))
     findings = tuple(compare(policy, measure) for measure in measures)
-    some_broken = any(finding.standing in _REJECTING for finding in findings)
+    some_broken = any(finding.rejects for finding in findings)
     problems = (
         *evidence.problems,
         *_session_problems(evidence),

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from harness.candidate import Candidate
-from harness.encoding import maximum_tokens
 from harness.errors import ArtifactError
 from harness.evidence import Unit
 from harness.plugin import RecordMeasure
@@ -76,7 +75,7 @@ def _windows_of_length(reference: Reference, texts: Sequence[str], length: int) 
 
 
 def _lengths(reference: Reference) -> list[int]:
-    longest = maximum_tokens(reference.checkpoint.config, reference.checkpoint.tokenizer_config)
+    longest = reference.checkpoint.maximum_tokens
     return [length for length in _ODD_LENGTHS if length < longest] + [longest]
 
 
@@ -143,7 +142,7 @@ def test_long_queries(
     reference: Reference, model: Candidate, labelled_set: LabelledSet, record_measure: RecordMeasure
 ) -> None:
     """A query longer than the model's maximum is read to its last word, as the reference reads it."""
-    longest = maximum_tokens(reference.checkpoint.config, reference.checkpoint.tokenizer_config)
+    longest = reference.checkpoint.maximum_tokens
     text = " ".join(labelled_set.texts)
     ends = [word.end for word in reference.encode([text])[0].words][: longest + longest // 2]
     shortened = text[: ends[-1]]
