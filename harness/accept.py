@@ -16,16 +16,18 @@ from pathlib import Path
 from harness.artifact import MANIFEST, MANIFEST_SCHEMA, MANIFEST_VERSION
 from harness.documents import read_document, write_json
 from harness.errors import AcceptanceError, one_line
+from harness.manifest import content_digest
 
 _KEPT_RELEASES = 3
 
 
-def accept(staging: Path, output: Path, *, run_id: str, verdict_digest: str) -> Path:
+def accept(staging: Path, output: Path, *, judged_digest: str, run_id: str, verdict_digest: str) -> Path:
     """Make a judged folder the release.
 
     Args:
         staging: the judged files, with the manifest of an unjudged export. Left as they are.
         output: the path that is served; what is there stays untouched until the last step.
+        judged_digest: what the judged files digest to; see `content_digest`.
         run_id: names the folder of this release.
         verdict_digest: digest of the verdict that accepts it, written into the manifest.
 
@@ -33,13 +35,14 @@ def accept(staging: Path, output: Path, *, run_id: str, verdict_digest: str) -> 
         The folder that `output` now leads to.
 
     Raises:
-        AcceptanceError: the file system refuses; the earlier release still stands.
+        AcceptanceError: the file system refuses, or the files are no longer those that were judged; the
+            earlier release still stands.
     """
     store = output.parent / f".{output.name}.releases"
     folder = store / run_id
     try:
         store.mkdir(parents=True, exist_ok=True)
-        _bring_in(staging, folder, verdict_digest)
+        _bring_in(staging, folder, judged_digest, verdict_digest)
         try:
             _switch(output, folder)
         except BaseException:
@@ -54,11 +57,12 @@ def accept(staging: Path, output: Path, *, run_id: str, verdict_digest: str) -> 
     return folder
 
 
-def _bring_in(staging: Path, folder: Path, verdict_digest: str) -> None:
+def _bring_in(staging: Path, folder: Path, judged_digest: str, verdict_digest: str) -> None:
     """Copy the judged files into the store, completely or not at all."""
     incoming = folder.with_name(f".incoming-{uuid.uuid4().hex}")
     try:
         shutil.copytree(staging, incoming)
+        _refuse_other_files(incoming, judged_digest, staging)
         _mark_accepted(incoming, verdict_digest)
         _sync(incoming)
         incoming.rename(folder)
@@ -67,6 +71,15 @@ def _bring_in(staging: Path, folder: Path, verdict_digest: str) -> None:
         with suppress(OSError):  # not empty: other releases are in it
             folder.parent.rmdir()
         raise
+
+
+def _refuse_other_files(incoming: Path, judged_digest: str, staging: Path) -> None:
+    """Compare the copy, not its source, which may change again."""
+    if content_digest(incoming) != judged_digest:
+        message = (
+            f"{staging} no longer holds the files that were judged. The earlier release still stands; release again."
+        )
+        raise AcceptanceError(message)
 
 
 def _mark_accepted(folder: Path, verdict_digest: str) -> None:

@@ -16,7 +16,7 @@ from harness.accept import accept
 from harness.artifact import Variant, file_digest, open_artifact
 from harness.checkpoint import Checkpoint, open_checkpoint
 from harness.documents import Json
-from harness.errors import UsageError
+from harness.errors import UsageError, one_line
 from harness.evidence import Evidence
 from harness.export_onnx import check_output, check_writable, write_export, write_unjudged_manifest
 from harness.judge import DEFAULT_TIME_LIMIT_S, Question, judge
@@ -165,7 +165,13 @@ def release(
     judgement = _judge(question, rules.policy, run, took, time_limit_s, progress)
     if judgement.verdict.decision is Decision.ACCEPTED:
         with stage(progress, "accept", took):
-            accept(candidate, output, run_id=run.name, verdict_digest=file_digest(run.verdict_path))
+            accept(
+                candidate,
+                output,
+                judged_digest=judgement.evidence.candidate_digest,
+                run_id=run.name,
+                verdict_digest=file_digest(run.verdict_path),
+            )
         shutil.rmtree(candidate)
     return judgement
 
@@ -266,12 +272,18 @@ def _train_default(model: Path, took: dict[str, float], progress: Progress) -> N
     progress.line(f"{model} is not there yet: training the reference model first.")
     with stage(progress, "train", took):
         train_reference(model)
+    _keep_for_other_clones(model, cached, progress)
+
+
+def _keep_for_other_clones(model: Path, cached: Path, progress: Progress) -> None:
+    """Copy a trained model into the cache; a cache that cannot be written costs time later, not this release."""
     fresh = cached.with_name(f".{cached.name}.{os.getpid()}")
-    shutil.copytree(model, fresh)
-    if cached.exists():
-        shutil.rmtree(fresh)
-    else:
+    try:
+        shutil.copytree(model, fresh)
         fresh.rename(cached)
+    except OSError as err:
+        shutil.rmtree(fresh, ignore_errors=True)
+        progress.line(f"note: the trained model is not kept in {cached} ({err.strerror or one_line(err)})")
 
 
 def _cache() -> Path:

@@ -11,11 +11,10 @@ import pytest
 from conftest import files_of, names_in
 
 from harness import accept as accept_module
-from harness.accept import accept
 from harness.artifact import open_artifact
 from harness.errors import AcceptanceError, DocumentError
 from harness.export_onnx import check_output
-from harness.manifest import changed_files
+from harness.manifest import changed_files, content_digest
 
 DIGEST = "sha256:" + "0" * 64
 
@@ -45,6 +44,11 @@ def make_staging(folder: Path, content: str) -> Path:
         folder, default_variant=Variant.FP32, reference_digest=DIGEST, versions={}, quantization=None, serving={}
     )
     return folder
+
+
+def accept(staging: Path, output: Path, **names) -> Path:
+    """Accept the files of a staging folder as they are now, as those that were judged."""
+    return accept_module.accept(staging, output, judged_digest=content_digest(staging), **names)
 
 
 def store_of(output: Path) -> Path:
@@ -335,3 +339,24 @@ def test_every_switch_shows_a_whole_release(output, tmp_path, monkeypatch):
     assert len(seen) > 40
     assert seen == sorted(seen)
     assert set(seen) == set("01234")
+
+
+@pytest.mark.parametrize("change", ["changed", "added", "missing"])
+def test_other_files_than_those_judged(tmp_path, change):
+    """A file that changes between the verdict and the acceptance keeps the candidate out; the old release stands."""
+    output = tmp_path / "models" / "onnx"
+    accept(make_staging(tmp_path / "old", "old"), output, run_id="run-1", verdict_digest=DIGEST)
+    staging = make_staging(tmp_path / "new", "new")
+    judged = content_digest(staging)
+    match change:
+        case "changed":
+            (staging / "model.onnx").write_text("other", encoding="utf-8")
+        case "added":
+            (staging / "model_quantized.onnx").write_text("new", encoding="utf-8")
+        case "missing":
+            (staging / "tokenizer.json").unlink()
+    before = files_of(tmp_path / "models")
+    with pytest.raises(AcceptanceError, match="no longer holds the files that were judged"):
+        accept_module.accept(staging, output, judged_digest=judged, run_id="run-2", verdict_digest=DIGEST)
+    assert files_of(tmp_path / "models") == before
+    assert served(output) == "old"

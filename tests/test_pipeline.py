@@ -414,3 +414,33 @@ def test_a_real_release(tiny_checkpoint, tiny_data, place):
     artifact = open_artifact(place / "models" / "onnx")
     assert artifact.manifest["decision"] == "ACCEPTED"
     assert changed_files(artifact) == []
+
+
+class Lines:
+    """Keeps what progress says."""
+
+    def __init__(self):
+        self.said = []
+
+    def line(self, text):
+        self.said.append(text)
+
+    def now(self, text):
+        pass
+
+
+def test_a_cache_that_cannot_be_written(tiny_checkpoint, tmp_path):
+    """A trained model that cannot be cached is used all the same, and a note says why it was not kept."""
+    file = write(tmp_path / "file", "")
+    lines = Lines()
+    pipeline._keep_for_other_clones(tiny_checkpoint, file / "cache" / "digest", lines)
+    assert lines.said[0].startswith("note: the trained model is not kept in ")
+    assert names_in(tmp_path) == ["file"]
+
+
+def test_a_cache_that_can_be_written(tiny_checkpoint, tmp_path):
+    """The cached copy is the model, whole, and nothing lies beside it."""
+    cached = tmp_path / "cache" / "digest"
+    pipeline._keep_for_other_clones(tiny_checkpoint, cached, Lines())
+    assert files_of(cached) == files_of(tiny_checkpoint)
+    assert [path.name for path in cached.parent.iterdir()] == ["digest"]
