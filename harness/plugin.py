@@ -32,6 +32,7 @@ from harness.evidence import (
 )
 from harness.manifest import content_digest
 from harness.progress import MARK
+from harness.session import WARM_REFERENCE
 from harness.suite import discover
 from harness.timing import Clock, SystemClock
 from harness.verdict import Finding, Policy, compare
@@ -287,10 +288,15 @@ def candidate(pytestconfig: pytest.Config) -> Artifact:
 
 @pytest.fixture(scope="session")
 def reference(pytestconfig: pytest.Config) -> Reference:
-    """The PyTorch model."""
+    """The PyTorch model; the one that this process had loaded before, if it is a warm one."""
     from harness.reference import Reference
 
-    return Reference(pytestconfig.getoption("reference"))
+    folder = pytestconfig.getoption("reference")
+    warm = pytestconfig.pluginmanager.get_plugin(WARM_REFERENCE)
+    if warm is not None and warm.reference.checkpoint.folder.resolve() == folder.resolve():
+        loaded: Reference = warm.reference
+        return loaded
+    return Reference(folder)
 
 
 @pytest.fixture(scope="session")
