@@ -10,18 +10,27 @@ from __future__ import annotations
 import os
 import shutil
 import uuid
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
 from harness.artifact import MANIFEST, MANIFEST_SCHEMA, MANIFEST_VERSION
-from harness.documents import read_document, write_json
+from harness.documents import Json, read_document, write_json
 from harness.errors import AcceptanceError, one_line
 from harness.manifest import content_digest
 
 _KEPT_RELEASES = 3
 
 
-def accept(staging: Path, output: Path, *, judged_digest: str, run_id: str, verdict_digest: str) -> Path:
+def accept(
+    staging: Path,
+    output: Path,
+    *,
+    judged_digest: str,
+    run_id: str,
+    verdict_digest: str,
+    contract: Mapping[str, Json] | None = None,
+) -> Path:
     """Make a judged folder the release.
 
     Args:
@@ -30,6 +39,8 @@ def accept(staging: Path, output: Path, *, judged_digest: str, run_id: str, verd
         judged_digest: what the judged files digest to; see `content_digest`.
         run_id: names the folder of this release.
         verdict_digest: digest of the verdict that accepts it, written into the manifest.
+        contract: what was measured that programs may rely on, such as how little padding changes; written
+            into the manifest.
 
     Returns:
         The folder that `output` now leads to.
@@ -42,7 +53,8 @@ def accept(staging: Path, output: Path, *, judged_digest: str, run_id: str, verd
     folder = store / run_id
     try:
         store.mkdir(parents=True, exist_ok=True)
-        _bring_in(staging, folder, judged_digest, verdict_digest)
+        entries = {"decision": "ACCEPTED", "verdict_digest": verdict_digest, "contract": dict(contract or {})}
+        _bring_in(staging, folder, judged_digest, entries)
         try:
             _switch(output, folder)
         except BaseException:
@@ -57,13 +69,13 @@ def accept(staging: Path, output: Path, *, judged_digest: str, run_id: str, verd
     return folder
 
 
-def _bring_in(staging: Path, folder: Path, judged_digest: str, verdict_digest: str) -> None:
+def _bring_in(staging: Path, folder: Path, judged_digest: str, entries: Json) -> None:
     """Copy the judged files into the store, completely or not at all."""
     incoming = folder.with_name(f".incoming-{uuid.uuid4().hex}")
     try:
         shutil.copytree(staging, incoming)
         _refuse_other_files(incoming, judged_digest, staging)
-        _mark_accepted(incoming, verdict_digest)
+        _mark_accepted(incoming, entries)
         _sync(incoming)
         incoming.rename(folder)
     except BaseException:
@@ -82,9 +94,9 @@ def _refuse_other_files(incoming: Path, judged_digest: str, staging: Path) -> No
         raise AcceptanceError(message)
 
 
-def _mark_accepted(folder: Path, verdict_digest: str) -> None:
+def _mark_accepted(folder: Path, entries: Json) -> None:
     manifest = read_document(folder / MANIFEST, MANIFEST_SCHEMA, MANIFEST_VERSION)
-    write_json(folder / MANIFEST, {**manifest, "decision": "ACCEPTED", "verdict_digest": verdict_digest})
+    write_json(folder / MANIFEST, {**manifest, **entries})
 
 
 def _sync(folder: Path) -> None:

@@ -6,6 +6,7 @@ Nothing is written where releases are served from before the verdict says ACCEPT
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -37,6 +38,8 @@ DEFAULT_MODEL = Path("models/bus_ner_transformer")
 DEFAULT_OUTPUT = Path("models/bus_ner_onnx")
 DEFAULT_RESULTS = Path("results")
 STATE_FOLDER = "state"
+# One folder's name on any system, with nothing in it that a shell or a path would read otherwise.
+_LINE = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")
 CANDIDATE_FOLDER = "candidate"
 
 
@@ -76,6 +79,32 @@ def read_rules(policy: Path | None, suites: Sequence[str], variants: Sequence[Va
             message = f"the waiver for {waiver.key} matches no measure of this run. Delete it from the policy."
             raise UsageError(message)
     return Rules(chosen, policy, loaded)
+
+
+def state_of_line(results: Path, line: str | None, model: Path, progress: Progress) -> Path:
+    """Say where a release line keeps what later runs of it must see again; nothing is written.
+
+    Args:
+        results: where runs are kept.
+        line: its name; by default the name of the checkpoint's folder.
+        model: the checkpoint's folder.
+        progress: who is told of saved queries that belong to no line yet.
+
+    Raises:
+        UsageError: the name cannot be that of a folder.
+    """
+    name = model.resolve().name if line is None else line
+    if not _LINE.fullmatch(name):
+        whose = "--line" if line is not None else f"{model}: the name of the folder"
+        message = (
+            f"{whose} {one_line(name, 60)!r} cannot name a release line: up to 100 letters, digits, dots, dashes and "
+            "underscores, no dot first. Name it with --line NAME."
+        )
+        raise UsageError(message)
+    former = results / STATE_FOLDER / "queries.jsonl"
+    if former.is_file():
+        progress.line(f"note: {former} is of no release line and is not replayed; move it to {former.parent}/{name}/")
+    return results / STATE_FOLDER / name
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +148,7 @@ def release(
     data: Sequence[Path] = (),
     policy: Path | None = None,
     results: Path = DEFAULT_RESULTS,
+    line: str | None = None,
     time_limit_s: float = DEFAULT_TIME_LIMIT_S,
     progress: Progress | None = None,
 ) -> Judgement:
@@ -132,6 +162,7 @@ def release(
         data: labelled queries; the bundled bus queries by default.
         policy: limits that differ from the defaults.
         results: where the run's folder is made.
+        line: the release line, whose saved queries are replayed; by default the name of the checkpoint's folder.
         time_limit_s: of the judging session.
         progress: who is told what happens.
 
@@ -146,22 +177,19 @@ def release(
     model, output = Path(model), Path(output)
     check_output(output, model)
     check_writable(results)
+    state = state_of_line(results, line, model, progress)
     order = _int8_order(target, own_data=bool(data), wanted=quantize)
     rules = read_rules(policy, (), tuple(Variant) if quantize else (Variant.FP32,))
-    if model == DEFAULT_MODEL and not model.exists():
-        if data:
-            read_labelled_set(tuple(data))  # a mistake in them should not show after minutes of training
-        _train_default(model, took, progress)
-    checkpoint = open_checkpoint(model)
+    checkpoint = reference_at(model, data, took, progress)
     queries = read_data(checkpoint, data, progress)
     run = new_run(results)
     try:
-        judged_with = _make_candidate(checkpoint, queries, run, order, took, progress)
+        judged_with = make_candidate(checkpoint, queries, run.folder, order, took, progress)
     except BaseException:
         shutil.rmtree(run.folder)
         raise
     candidate = run.folder / CANDIDATE_FOLDER
-    question = Question(candidate, model, judged_with, policy, rules.suites, results / STATE_FOLDER)
+    question = Question(candidate, model, judged_with, policy, rules.suites, state)
     judgement = _judge(question, rules.policy, run, took, time_limit_s, progress)
     if judgement.verdict.decision is Decision.ACCEPTED:
         with stage(progress, "accept", took):
@@ -171,42 +199,71 @@ def release(
                 judged_digest=judgement.evidence.candidate_digest,
                 run_id=run.name,
                 verdict_digest=file_digest(run.verdict_path),
+                contract=_contract(rules, judgement),
             )
         shutil.rmtree(candidate)
     return judgement
 
 
+def _contract(rules: Rules, judgement: Judgement) -> dict[str, Json]:
+    """Collect the measures that the suites want in the manifest, each with the limit that it keeps."""
+    variants = judgement.evidence.variants
+    wanted = {key for found in rules.suites.values() for key in found.suite.promised(variants, in_manifest=True)}
+    return {
+        str(finding.measure.key): {
+            "value": finding.measure.value,
+            "unit": finding.measure.unit.value,
+            "limit": str(finding.limit),
+        }
+        for finding in judgement.verdict.findings
+        if finding.measure.key in wanted
+    }
+
+
+def reference_at(model: Path, data: Sequence[Path], took: dict[str, float], progress: Progress) -> Checkpoint:
+    """Open a checkpoint; where the default one is not there, train it first.
+
+    Raises:
+        HarnessError: it cannot be used.
+    """
+    if model == DEFAULT_MODEL and not model.exists():
+        if data:
+            read_labelled_set(tuple(data))  # a mistake in them should not show after minutes of training
+        _train_default(model, took, progress)
+    return open_checkpoint(model)
+
+
 @dataclass(frozen=True, slots=True)
-class _Int8Order:
+class Int8Order:
     """That an INT8 variant is wanted, for which target, and whether the user brought the data."""
 
     target: str | None
     own_data: bool
 
 
-def _int8_order(target: str | None, *, own_data: bool, wanted: bool) -> _Int8Order | None:
+def _int8_order(target: str | None, *, own_data: bool, wanted: bool) -> Int8Order | None:
     """Check what was asked about INT8 before any work."""
     if wanted:
         from harness.quantize import recipe_for
 
         recipe_for(target)  # refuses an unknown target
-        return _Int8Order(target, own_data)
+        return Int8Order(target, own_data)
     if target is not None:
         message = f"the target {target} is for the INT8 variant, which was not asked for. Add --quantize."
         raise UsageError(message)
     return None
 
 
-def _make_candidate(
+def make_candidate(
     checkpoint: Checkpoint,
     queries: Data,
-    run: Run,
-    order: _Int8Order | None,
+    folder: Path,
+    order: Int8Order | None,
     took: dict[str, float],
     progress: Progress,
 ) -> tuple[Path, ...]:
-    """Export and, if asked, quantize into the run's folder; return the files that are left to judge with."""
-    candidate = run.folder / CANDIDATE_FOLDER
+    """Export and, if asked, quantize into `folder / CANDIDATE_FOLDER`; return the files that are left to judge with."""
+    candidate = folder / CANDIDATE_FOLDER
     candidate.mkdir()
     with stage(progress, "export", took):
         write_export(checkpoint, candidate, progress)
@@ -214,23 +271,23 @@ def _make_candidate(
     judged_with = queries.paths
     if order is not None:
         with stage(progress, "quantize", took):
-            recipe, judged_with = _quantize(checkpoint, queries, run, order, progress)
+            recipe, judged_with = _quantize(checkpoint, queries, folder, order, progress)
     write_unjudged_manifest(candidate, checkpoint, recipe)
     return judged_with
 
 
 def _quantize(
-    checkpoint: Checkpoint, queries: Data, run: Run, order: _Int8Order, progress: Progress
+    checkpoint: Checkpoint, queries: Data, folder: Path, order: Int8Order, progress: Progress
 ) -> tuple[dict[str, Any], tuple[Path, ...]]:
     """Quantize on queries that the judging never sees: bus training data, or a part of the user's file."""
     from harness.quantize import default_calibration, quantize_model
 
-    candidate = run.folder / CANDIDATE_FOLDER
+    candidate = folder / CANDIDATE_FOLDER
     if not order.own_data:
         texts = default_calibration(checkpoint.labels, progress)
         return quantize_model(candidate, texts, target=order.target, progress=progress), queries.paths
     calibration, judged = split_for_calibration(queries.labelled)
-    path = run.folder / "judged.jsonl"
+    path = folder / "judged.jsonl"
     write_labelled_set(path, judged)
     progress.line(f"{len(calibration.queries)} queries set the INT8 ranges, the other {len(judged.queries)} judge")
     return quantize_model(candidate, calibration.texts, target=order.target, progress=progress), (path,)
@@ -303,6 +360,7 @@ def judge_candidate(
     policy: Path | None = None,
     suites: Sequence[str] = (),
     results: Path = DEFAULT_RESULTS,
+    line: str | None = None,
     time_limit_s: float = DEFAULT_TIME_LIMIT_S,
     progress: Progress | None = None,
 ) -> Judgement:
@@ -315,10 +373,11 @@ def judge_candidate(
     artifact = open_artifact(candidate)
     checkpoint = open_checkpoint(reference)
     check_writable(results)
+    state = state_of_line(results, line, reference, progress)
     rules = read_rules(policy, suites, artifact.variants)
     queries = read_data(checkpoint, data, progress)
     run = new_run(results)
-    question = Question(candidate, reference, queries.paths, policy, rules.suites, results / STATE_FOLDER)
+    question = Question(candidate, reference, queries.paths, policy, rules.suites, state)
     return _judge(question, rules.policy, run, {}, time_limit_s, progress)
 
 
@@ -337,6 +396,7 @@ def _judge(
         "data": {str(path): file_digest(path) for path in question.data},
         "policy": {str(question.policy): file_digest(question.policy)} if question.policy else "default",
         "suites": list(question.suites),
+        "line": question.state.name,
         "stages_s": dict(took),
     }
     return Judgement(verdict, evidence, run, write_verdict(run, verdict, evidence, subject), took)

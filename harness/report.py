@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from harness.errors import one_line
 from harness.verdict import Decision, Finding, Standing, Verdict
 
 _STYLES = {
@@ -19,6 +21,12 @@ _STYLES = {
 }
 _DECISION_STYLES = {Decision.ACCEPTED: "bold green", Decision.REJECTED: "bold red", Decision.INCOMPLETE: "bold yellow"}
 _PLAIN_WIDTH = 120
+# Under these names suites list what they found, the worst first.
+_LISTS = (
+    "failures", "problems", "files", "places", "sections", "axes", "inputs", "operators", "products", "differences",
+    "worst", "queries",
+)  # fmt: skip
+_LONGEST_REASON = 240
 
 
 def print_verdict(verdict: Verdict, evidence_folder: Path, *, subject: str) -> None:
@@ -32,12 +40,31 @@ def print_verdict(verdict: Verdict, evidence_folder: Path, *, subject: str) -> N
     console.print(f"{decision}  {escape(subject)}", highlight=False, soft_wrap=True)
     for finding in verdict.broken:
         console.print(f"  broken: {escape(str(finding))}", highlight=False, soft_wrap=True)
+        if why := reason(finding):
+            console.print(f"          {escape(why)}", highlight=False, soft_wrap=True, style="dim")
     for problem in verdict.problems:
         console.print(f"  problem: {escape(problem)}", highlight=False, soft_wrap=True)
     for finding in verdict.findings:
         if finding.standing is Standing.WAIVED:
             console.print(f"  waived: {escape(str(finding))}", highlight=False, soft_wrap=True)
     console.print(f"evidence: {escape(str(evidence_folder))}", highlight=False, soft_wrap=True)
+
+
+def reason(finding: Finding) -> str:
+    """Say what lies behind a measure, from its details: the first thing that a suite listed there."""
+    details = finding.measure.details
+    for key in _LISTS:
+        listed = details.get(key)
+        if isinstance(listed, list) and listed:
+            more = f" (and {len(listed) - 1} more)" if len(listed) > 1 else ""
+            return one_line(_shown(listed[0]), _LONGEST_REASON) + more
+    return ""
+
+
+def _shown(entry: object) -> str:
+    if not isinstance(entry, Mapping):
+        return str(entry)
+    return ", ".join(f"{name}: {value}" for name, value in entry.items())
 
 
 def _table(findings: tuple[Finding, ...]) -> Table:

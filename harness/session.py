@@ -82,8 +82,9 @@ class WarmProcess:
     One session at a time. Use it as a context; at its end the process is gone.
     """
 
-    def __init__(self, reference: Path, log: Path) -> None:
-        """Say which checkpoint to load, and where the process may write what it has to say."""
+    def __init__(self, reference: Path, log: Path, environment: Mapping[str, str] | None = None) -> None:
+        """Say which checkpoint to load, where the process may write what it has to say, and its environment."""
+        self._environment = clean_environment(os.environ if environment is None else environment)
         self._reference = reference
         self._log = log
         self._process: subprocess.Popen[str] | None = None
@@ -98,7 +99,7 @@ class WarmProcess:
         with self._log.open("w", encoding="utf-8") as log:
             self._process = subprocess.Popen(  # noqa: S603  # our own command line, no shell
                 [sys.executable, "-m", "harness.warm", str(self._reference.resolve())],
-                env=clean_environment(os.environ),
+                env=self._environment,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,

@@ -18,11 +18,15 @@ GROUP = "harness.suites"
 
 @dataclass(frozen=True, slots=True)
 class Promise:
-    """A measure that a suite records in every run, once per variant or once per release."""
+    """A measure that a suite records in every run, once per variant or once per release.
+
+    One with `in_manifest` is part of what a release promises to the programs that use it.
+    """
 
     name: str
     unit: Unit
     per_variant: bool = True
+    in_manifest: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +36,12 @@ class Suite:
     name: str
     measures: tuple[Promise, ...]
 
-    def promised(self, variants: Sequence[str]) -> dict[MeasureKey, Unit]:
-        """List every measure that evidence about these variants must hold."""
+    def promised(self, variants: Sequence[str], *, in_manifest: bool = False) -> dict[MeasureKey, Unit]:
+        """List every measure that evidence about these variants must hold, or those alone that go into the manifest."""
         return {
             MeasureKey(self.name, scope, promise.name): promise.unit
             for promise in self.measures
+            if promise.in_manifest or not in_manifest
             for scope in (variants if promise.per_variant else (RELEASE_SCOPE,))
         }
 

@@ -52,6 +52,24 @@ class Limit:
         below = self.maximum is None or value <= self.maximum
         return above and below
 
+    def excess(self, value: float, *, of_one: bool = False) -> float:
+        """Tell by how many times a value breaks the limit; 1 or less if it keeps it.
+
+        Args:
+            value: what was measured.
+            of_one: whether 1 is the best value there is, as of shares and F1: then what is lacking to 1 is
+                compared, so that .90 breaks a limit of .99 ten times.
+        """
+        ratios = [0.0]
+        if self.maximum is not None:
+            # of a limit of 0, each count is one too many
+            ratios.append(value / self.maximum if self.maximum > 0 else value - self.maximum)
+        if self.minimum is not None and of_one and self.minimum < 1:
+            ratios.append((1 - value) / (1 - self.minimum))
+        elif self.minimum is not None:
+            ratios.append(self.minimum / value if value > 0 else math.inf)
+        return max(ratios)
+
     def __str__(self) -> str:
         """Write it as a person would: `≥ 0.9`."""
         if self.reported_only:
@@ -110,6 +128,13 @@ class Finding:
     def rejects(self) -> bool:
         """Whether it keeps the candidate from being accepted."""
         return self.standing in _REJECTING
+
+    @property
+    def excess(self) -> float:
+        """By how many times the limit is broken; see `Limit.excess`. Without a limit, beyond all."""
+        if self.limit is None:
+            return math.inf
+        return self.limit.excess(self.measure.value, of_one=self.measure.unit in {Unit.SHARE, Unit.F1})
 
     def __str__(self) -> str:
         """Write it as one line: `parity.fp32.… = 0.05 logit, limit ≤ 0.001`."""

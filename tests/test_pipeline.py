@@ -66,6 +66,15 @@ def test_what_passes_is_accepted(run_release, place, fake_judge):
     }
 
 
+def test_what_programs_may_rely_on_is_in_the_manifest(run_release, place, fake_judge):
+    """How little padding and batch mates change is written into the manifest as it was measured, beside its limit."""
+    fake_judge.values["parity.fp32.batch_logit_difference"] = 0.0004
+    run_release()
+    contract = open_artifact(place / "models" / "onnx").manifest["contract"]
+    assert contract["parity.fp32.batch_logit_difference"] == {"value": 0.0004, "unit": "logit", "limit": "≤ 0.001"}
+    assert all(entry.startswith("parity.fp32.") for entry in contract)
+
+
 def test_what_an_accepted_run_leaves(run_release, place):
     """Verdict and evidence stay in results; the candidate, which is served now, does not lie there twice."""
     judgement = run_release()

@@ -142,6 +142,35 @@ def test_a_bound_is_allowed_and_nothing_beyond_it(limit, value):
 
 
 @pytest.mark.parametrize(
+    ("limit", "value", "of_one", "times"),
+    [
+        (Limit(maximum=0.05), 0.5, False, 10),
+        (Limit(maximum=0.05), 0.025, False, 0.5),
+        (Limit(maximum=0), 3, False, 3),
+        (Limit(maximum=0), 0, False, 0),
+        (Limit(minimum=0.99), 0.9, True, 10),
+        (Limit(minimum=0.99), 0.995, True, 0.5),
+        (Limit(minimum=200), 50, False, 4),
+        (Limit(minimum=200), 0, False, math.inf),
+        (Limit(minimum=7, maximum=10), 20, False, 2),
+        (Limit(minimum=1), 0.5, True, 2),
+        (Limit(), 5, False, 0),
+    ],
+)
+def test_by_how_much_a_limit_is_broken(limit, value, of_one, times):
+    """The excess says how many times a value breaks the limit; a share is compared by what it lacks to 1."""
+    assert limit.excess(value, of_one=of_one) == pytest.approx(times)
+
+
+@given(st.floats(-100, 100), st.floats(0.01, 100))
+def test_only_what_is_broken_exceeds(value, bound):
+    """A value that a limit allows exceeds it once at most, one that it does not, once at least."""
+    for limit in (Limit(maximum=bound), Limit(minimum=bound)):
+        times = limit.excess(value)
+        assert times <= 1 if limit.allows(value) else times >= 1
+
+
+@pytest.mark.parametrize(
     "arguments",
     [(1.0, 0.5), (math.nan, None), (None, math.nan), (math.inf, None), (None, -math.inf), (None, math.inf)],
 )
