@@ -65,6 +65,7 @@ def judge(
     progress: Progress | None = None,
     environment: Mapping[str, str] | None = None,
     host: Host | None = None,
+    stop_when_rejected: bool = False,
 ) -> Evidence:
     """Judge a candidate.
 
@@ -75,6 +76,7 @@ def judge(
         progress: who is told which test runs.
         environment: the environment of the process; this one's by default. `PYTEST_*` is left out.
         host: where the session runs; a fresh process by default.
+        stop_when_rejected: end the session at the first broken limit, after which the rest decides nothing.
 
     Returns:
         What happened. If the session crashed, hung or wrote no valid evidence, evidence without
@@ -90,7 +92,10 @@ def judge(
     workplace.mkdir()
     write_text(workplace / "pytest.ini", _INI)
     digest = content_digest(question.candidate)
-    order = SessionOrder(_arguments(question, folder, workplace, run_id), workplace, folder / LOG_FILE, time_limit_s)
+    arguments = _arguments(question, folder, workplace, run_id)
+    if stop_when_rejected:
+        arguments.insert(0, "--harness-stop-when-rejected")
+    order = SessionOrder(arguments, workplace, folder / LOG_FILE, time_limit_s)
     try:
         ended = (host or FreshProcess(environment)).run(order, progress or Silence())
     finally:

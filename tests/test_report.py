@@ -1,0 +1,48 @@
+"""What a person reads about a verdict says why, in one line each, and lets no query draw on the screen."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from harness.evidence import Measure, MeasureKey, Unit
+from harness.report import print_verdict, reason
+from harness.verdict import Decision, Finding, Limit, Standing, Verdict
+
+
+def finding(details, value=1.0):
+    measure = Measure(MeasureKey("artifact", "fp32", "load_failures"), value, Unit.COUNT, details)
+    return Finding(measure, Limit(maximum=0), Standing.BROKEN)
+
+
+@pytest.mark.parametrize(
+    ("details", "said"),
+    [
+        ({"failures": ["model.onnx cannot be loaded"]}, "model.onnx cannot be loaded"),
+        ({"files": ["a", "b", "c"]}, "a (and 2 more)"),
+        ({"worst": [{"query": "to Goa", "margin": 3.5}]}, "query: to Goa, margin: 3.5"),
+        ({"failures": [], "queries": ["x\ny"]}, "x y"),
+        ({"failures": []}, ""),
+        ({"other": ["x"]}, ""),
+        ({"failures": "not a list"}, ""),
+        ({}, ""),
+    ],
+)
+def test_the_reason_behind_a_measure(details, said):
+    """The first thing that a suite listed is the reason, on one line; where nothing is listed there is none."""
+    assert reason(finding(details)) == said
+
+
+def test_a_long_reason_is_shortened():
+    """A reason stays readable however long what it quotes is."""
+    assert len(reason(finding({"failures": ["x" * 9999, "y"]}))) < 300
+
+
+def test_a_broken_limit_is_printed_with_its_reason(capsys):
+    """Below each broken limit stands why; markup in it is shown, not obeyed."""
+    verdict = Verdict(Decision.REJECTED, (finding({"failures": ["[bold]odd[/bold] file"]}),), ())
+    print_verdict(verdict, Path("results/run"), subject="a against b")
+    lines = capsys.readouterr().out.splitlines()
+    place = next(number for number, line in enumerate(lines) if "broken: artifact.fp32.load_failures = 1" in line)
+    assert lines[place + 1].strip() == "[bold]odd[/bold] file"
