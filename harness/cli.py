@@ -20,11 +20,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness import __version__
-from harness.errors import AcceptanceError, HarnessError, MissingPackageError, UsageError, one_line
+from harness.errors import AcceptanceError, BrokenSuiteError, HarnessError, MissingPackageError, UsageError, one_line
 from harness.progress import ScreenProgress
 
 if TYPE_CHECKING:
     from harness.pipeline import Judgement
+    from harness.verdict import Decision as _Decision
 
 _TARGETS = ("avx2", "avx512", "avx512_vnni", "arm64")
 _MODEL = Path("models/bus_ner_transformer")
@@ -57,6 +58,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = int(options.run(options))
         sys.stdout.flush()  # here, where a reader that has gone is understood
         return code
+    except BrokenSuiteError as err:
+        print(f"harness: INCOMPLETE: {one_line(err, _LONGEST_MESSAGE)}", file=sys.stderr)
+        return ExitCode.COULD_NOT_JUDGE
     except AcceptanceError as err:
         print(f"harness: {one_line(err, _LONGEST_MESSAGE)}", file=sys.stderr)
         return ExitCode.COULD_NOT_JUDGE
@@ -116,6 +120,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_train(commands)
     _add_export(commands)
     _add_judge(commands)
+    _add_selfcheck(commands)
     _add_verify(commands)
     _add_extract(commands)
     return parser
@@ -156,6 +161,8 @@ def _add_judging(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--results", type=Path, default=_RESULTS, metavar="DIR", help="where runs are kept (default: %(default)s)"
     )
+    line_help = "release line, whose saved queries are replayed (default: the name of the checkpoint's folder)"
+    parser.add_argument("--line", metavar="NAME", help=line_help)
     limit_help = "of the judging session (default: %(default)s)"
     parser.add_argument("--time-limit", type=_seconds, default=_TIME_LIMIT_S, metavar="SECONDS", help=limit_help)
     parser.add_argument("--json", action="store_true", help="print the verdict document instead of the table")
@@ -205,6 +212,24 @@ def _add_judge(commands: Commands[argparse.ArgumentParser]) -> None:
     parser.set_defaults(run=_judge)
 
 
+def _add_selfcheck(commands: Commands[argparse.ArgumentParser]) -> None:
+    text = "plant known defects into a good export, and tell which of them this policy and these data would catch"
+    parser = commands.add_parser("selfcheck", help=text, description=text)
+    parser.add_argument("--model", type=Path, default=_MODEL, metavar="DIR", help="checkpoint (default: %(default)s)")
+    candidate_help = "a good export of it (default: one is made, with both variants)"
+    parser.add_argument("--candidate", type=Path, metavar="DIR", help=candidate_help)
+    only_help = "plant only this defect or harmless change; may be repeated"
+    parser.add_argument("--only", action="append", default=[], metavar="NAME", help=only_help)
+    data_help = "labelled queries, JSON lines or CoNLL; may be repeated (default: the bundled bus queries)"
+    parser.add_argument("--data", type=Path, action="append", default=[], metavar="FILE", help=data_help)
+    policy_help = "TOML file with limits that differ from the defaults"
+    parser.add_argument("--policy", type=Path, metavar="FILE", help=policy_help)
+    results_help = "where runs are kept (default: %(default)s)"
+    parser.add_argument("--results", type=Path, default=_RESULTS, metavar="DIR", help=results_help)
+    parser.add_argument("--json", action="store_true", help="print the document instead of the tables")
+    parser.set_defaults(run=_selfcheck)
+
+
 def _add_verify(commands: Commands[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser("verify", help="check a release's files, and show what it finds in sample queries")
     parser.add_argument("release", type=Path, metavar="DIR")
@@ -235,6 +260,7 @@ def _release(options: argparse.Namespace) -> ExitCode:
         data=options.data,
         policy=options.policy,
         results=options.results,
+        line=options.line,
         time_limit_s=options.time_limit,
         progress=ScreenProgress(),
     )
@@ -259,6 +285,7 @@ def _judge(options: argparse.Namespace) -> ExitCode:
         policy=options.policy,
         suites=options.suite,
         results=options.results,
+        line=options.line,
         time_limit_s=options.time_limit,
         progress=ScreenProgress(),
     )
@@ -266,20 +293,46 @@ def _judge(options: argparse.Namespace) -> ExitCode:
     return _conclude(judgement, options, f"{options.candidate} against {options.reference}{only}")
 
 
+def _selfcheck(options: argparse.Namespace) -> ExitCode:
+    from harness.selfcheck import selfcheck
+    from harness.selfcheck_report import print_selfcheck, write_selfcheck
+
+    check = selfcheck(
+        options.model,
+        candidate=options.candidate,
+        data=options.data,
+        policy=options.policy,
+        only=options.only,
+        results=options.results,
+        progress=ScreenProgress(),
+    )
+    document = write_selfcheck(check)
+    if options.json:
+        _print_json(document, indent=2)
+    else:
+        print_selfcheck(check)
+    return _exit_code(check.decision)
+
+
 def _conclude(judgement: Judgement, options: argparse.Namespace, subject: str) -> ExitCode:
     from harness.report import print_verdict
-    from harness.verdict import Decision
 
     if options.json:
         _print_json(judgement.document, indent=2)
     else:
         print_verdict(judgement.verdict, judgement.run.folder, subject=subject)
+    return _exit_code(judgement.verdict.decision)
+
+
+def _exit_code(decision: _Decision) -> ExitCode:
+    from harness.verdict import Decision
+
     codes = {
         Decision.ACCEPTED: ExitCode.FINE,
         Decision.REJECTED: ExitCode.REJECTED,
         Decision.INCOMPLETE: ExitCode.COULD_NOT_JUDGE,
     }
-    return codes[judgement.verdict.decision]
+    return codes[decision]
 
 
 def _train(options: argparse.Namespace) -> ExitCode:

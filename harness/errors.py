@@ -36,6 +36,10 @@ class SuiteError(HarnessError):
     """A judging suite cannot be found or loaded, or two claim one name."""
 
 
+class BrokenSuiteError(SuiteError):
+    """An installed suite does not load, so nothing can be judged; exit code 3."""
+
+
 class DocumentError(HarnessError):
     """A JSON document of the harness is damaged or of another version."""
 

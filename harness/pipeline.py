@@ -93,7 +93,8 @@ def state_of_line(results: Path, line: str | None, model: Path, progress: Progre
     Raises:
         UsageError: the name cannot be that of a folder.
     """
-    name = model.resolve().name if line is None else line
+    folder = model.resolve() if model.name in {"", ".."} else model
+    name = folder.name if line is None else line
     if not _LINE.fullmatch(name):
         whose = "--line" if line is not None else f"{model}: the name of the folder"
         message = (

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -59,8 +60,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--harness-data", type=Path, action="append", metavar="FILE", help="labelled queries; may be repeated"
     )
     group.addoption("--harness-policy", type=Path, metavar="FILE", help="limits that differ from the defaults")
-    group.addoption("--harness-state", type=Path, metavar="DIR", help="where failing queries are kept between runs")
+    state_help = "where failing queries are kept between runs; the folder's name is the release line"
+    group.addoption("--harness-state", type=Path, metavar="DIR", help=state_help)
     group.addoption("--harness-evidence", type=Path, metavar="FILE", help="write the evidence here at the end")
+    group.addoption("--harness-stop-when-rejected", action="store_true", help="end the session once a limit is broken")
     group.addoption("--harness-run-id", default="by-hand", help="the run that the evidence belongs to")
 
 
@@ -69,6 +72,7 @@ class JudgingSession:
 
     def __init__(self, config: pytest.Config) -> None:
         self.config = config
+        self.process = os.getpid()
         self.suites = discover()
         self.artifact: Artifact | None = None
         self.policy: Policy | None = None
@@ -148,6 +152,19 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.stash[_SUITE_OF_ITEM] = suite
             item.add_marker(suite)
     session.collected = len(items)
+    if config.getoption("harness_stop_when_rejected"):
+        _quick_ones_first(items)
+
+
+def _quick_ones_first(items: list[pytest.Item]) -> None:
+    """Let a suite's tests that need the answer to every labelled query come after its others; the suites stay in order."""
+    suites = list(dict.fromkeys(item.stash.get(_SUITE_OF_ITEM, "") for item in items))
+    items.sort(
+        key=lambda item: (
+            suites.index(item.stash.get(_SUITE_OF_ITEM, "")),
+            "answers" in getattr(item, "fixturenames", ()),
+        )
+    )
 
 
 def pytest_deselected(items: Sequence[pytest.Item]) -> None:
@@ -199,6 +216,8 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
         session.measures.extend(measures)
         if broken and report.passed:
             _fail(report, broken)
+        if broken and item.config.getoption("harness_stop_when_rejected"):
+            item.session.shouldstop = "a limit is broken, so the candidate is rejected"
     _note_outcome(session, suite, report, limit_broken=bool(broken))
     if broken and report.when == "call" and report.skipped:
         _fail(report, broken)  # the evidence says xfailed or skipped; nor may the session end well for a person
@@ -247,7 +266,8 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     """Write the evidence; nothing is written if the session does not get here."""
     judging = session.config.stash[_SESSION]
     path = session.config.getoption("harness_evidence")
-    if path is None:
+    # a child that a test forked and let run on does not speak for the session
+    if path is None or os.getpid() != judging.process:
         return
     if exitstatus not in {pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED}:
         name = next((f" ({code.name})" for code in pytest.ExitCode if code == exitstatus), "")

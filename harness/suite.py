@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 
-from harness.errors import SuiteError, one_line
+from harness.errors import BrokenSuiteError, SuiteError, one_line
 from harness.evidence import RELEASE_SCOPE, MeasureKey, Unit
 
 GROUP = "harness.suites"
@@ -58,7 +58,8 @@ def discover(announced: Iterable[EntryPoint] | None = None) -> dict[str, FoundSu
     """Load every announced suite, by name, sorted.
 
     Raises:
-        SuiteError: one fails to import, is no `Suite`, or claims a name that another has.
+        BrokenSuiteError: one fails to import.
+        SuiteError: one is no `Suite`, or claims a name that another has.
     """
     found: dict[str, FoundSuite] = {}
     origin: dict[str, str] = {}
@@ -83,7 +84,7 @@ def _load(entry: EntryPoint, here: str) -> Suite:
         raise
     except BaseException as err:  # a third party's module may raise anything, also SystemExit and pytest's Skipped
         message = f"the suite {entry.name!r} ({here}) does not import: {type(err).__name__}: {one_line(err)}. Repair or uninstall it."
-        raise SuiteError(message) from err
+        raise BrokenSuiteError(message) from err
     if not isinstance(suite, Suite) or suite.name != entry.name:
         message = f"the entry point {entry.name!r} ({here}) is no Suite of that name. Repair or uninstall it."
         raise SuiteError(message)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import os
 import select
 import signal
@@ -15,7 +16,9 @@ from typing import NamedTuple
 import pytest
 from third_party import GOOD, ThirdParty, rewrite
 
-from harness.evidence import Evidence, MeasureKey, Result, Unit
+from harness import cli
+from harness import judge as judge_module
+from harness.evidence import Evidence, MeasureKey, Result, Unit, read_evidence
 from harness.judge import EVIDENCE_FILE, LOG_FILE, judge
 from harness.verdict import Decision, Limit, Policy, decide
 
@@ -144,6 +147,21 @@ class Cheat(NamedTuple):
     collected: int = 1
 
 
+# As little address space as is in use, and a little more, for as long as the block lasts.
+SCARCE = """\
+import contextlib, resource
+
+@contextlib.contextmanager
+def scarce_memory():
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + (64 << 20), hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+"""
 CHEATS = {
     "skip": Cheat('def test_a():\n    pytest.skip("no time")\n', "ended as skipped"),
     "skip_mark": Cheat(f"@pytest.mark.skip\ndef test_a(record_measure):\n    {MEASURE}\n", "ended as skipped"),
@@ -232,6 +250,15 @@ CHEATS = {
         'pytest.importorskip("no_such_module")\ndef test_a():\n    assert False\n',
         "test_half_skip.py could not be collected",
     ),
+    "memory": Cheat(
+        f"{SCARCE}def test_a(record_measure):\n    {MEASURE}\n    with scarce_memory():\n        bytearray(1 << 34)\n",
+        "failed without breaking a limit: MemoryError",
+    ),
+    "memory_set_up": Cheat(
+        f"{SCARCE}@pytest.fixture\ndef large():\n    with scarce_memory():\n        return bytearray(1 << 34)\n"
+        f"def test_a(large, record_measure):\n    {MEASURE}\n",
+        "ended as error: MemoryError",
+    ),
     "rerun": Cheat(
         "runs = []\ndef test_a(record_measure):\n"
         f"    runs.append(1)\n    if len(runs) == 1:\n        assert False\n    {MEASURE}\n",
@@ -306,6 +333,7 @@ def test_all_of_them_together(cheated):
         ("os._exit(7)", "the judging session ended with exit status 7"),
         ("os.kill(os.getpid(), signal.SIGKILL)", "the judging session died of signal SIGKILL"),
         ("os.kill(os.getpid(), signal.SIGSEGV)", "the judging session died of signal SIGSEGV"),
+        ("os.abort()", "the judging session died of signal SIGABRT"),  # what C++ does where memory ends
         ("os.kill(os.getpid(), 40)", "the judging session died of signal 40"),
         ("os.killpg(0, signal.SIGTERM)", "the judging session died of signal SIGTERM"),
     ],
@@ -343,6 +371,13 @@ def test_a_test_module_that_does_not_import(judged):
         "test_broken.py could not be collected: ModuleNotFoundError: No module named 'no_such_module'" in problem
         for problem in evidence.problems
     ), evidence.problems
+
+
+def test_a_mark_that_asks_for_reruns(judged):
+    """A test marked as pytest-rerunfailures has it is not run once instead: the mark is unknown, and an error."""
+    evidence, verdict = judged(f"@pytest.mark.flaky(reruns=2)\ndef test_a(record_measure):\n    {MEASURE}\n")
+    assert verdict.decision is Decision.INCOMPLETE
+    assert any("'flaky' not found in `markers`" in problem for problem in evidence.problems), evidence.problems
 
 
 @pytest.mark.parametrize("end", ["raise OSError", "raise SystemExit(0)", "import os; os._exit(0)"])
@@ -402,6 +437,32 @@ def test_variables_that_leave_tests_out(judged, party, variables):
     evidence, verdict = judged(tests, environment=variables, helper=helper)
     assert [entry.result for entry in evidence.outcomes] == [Result.PASSED, Result.FAILED]
     assert (evidence.collected, evidence.deselected) == (2, 0)
+    assert verdict.decision is Decision.INCOMPLETE
+
+
+PLUGIN = """\
+from _pytest.runner import runtestprotocol
+
+def pytest_runtest_protocol(item, nextitem):
+    for _ in range(2):
+        item._initrequest()
+        reports = runtestprotocol(item, nextitem=nextitem, log=True)
+        if not any(report.failed for report in reports):
+            break
+    return True
+"""
+
+
+def test_plugins_of_the_environment_are_not_loaded(judged, party):
+    """A plugin that is installed, such as one that runs failing tests again, has no part in the session."""
+    (party.site / "acme_rerun.py").write_text(PLUGIN, encoding="utf-8")
+    folder = party.site / "acme_rerun-1.0.dist-info"
+    folder.mkdir()
+    (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: acme_rerun\nVersion: 1.0\n", encoding="utf-8")
+    (folder / "entry_points.txt").write_text("[pytest11]\nrerun = acme_rerun\n", encoding="utf-8")
+    tests = f"runs = []\ndef test_a(record_measure):\n    {MEASURE}\n    runs.append(1)\n    assert len(runs) > 1\n"
+    evidence, verdict = judged(tests)
+    assert [entry.result for entry in evidence.outcomes] == [Result.FAILED]
     assert verdict.decision is Decision.INCOMPLETE
 
 
@@ -495,6 +556,60 @@ def test_evidence_that_is_forged(judged, tmp_path, good_evidence, party):
     assert judged(FORGING, environment={"FORGERY": str(tmp_path / "forgery.json")})[1].decision is Decision.ACCEPTED
 
 
+def test_evidence_cut_short_anywhere(good_evidence, tmp_path):
+    """An accepting evidence file of this run, cut at any place, is no evidence; only its last line end may lack."""
+    whole = good_evidence.read_bytes()
+    evidence = read_evidence(good_evidence)
+    names = evidence.suites
+
+    def decided(length):
+        path = tmp_path / EVIDENCE_FILE
+        path.write_bytes(whole[:length])
+        read = judge_module._read(path, evidence.run_id, evidence.candidate_digest, [])
+        return decide(limits_of(names), promises_of(names), dataclasses.replace(read, suites=names)).decision
+
+    assert decided(len(whole)) is decided(len(whole) - 1) is Decision.ACCEPTED
+    places = {*range(0, len(whole), 11), *range(len(whole) - 40, len(whole) - 1)} - {len(whole) - 1}
+    assert {decided(length) for length in places} == {Decision.INCOMPLETE}
+
+
+# A fork that a test forgot: the child, too, runs on to the end of the session.
+FORKING = """\
+def test_fork(record_measure):
+    child = os.fork()
+    record_measure("worst", {own} if child else {childs}, unit=Unit.LOGIT)
+    if child:
+        os.waitpid(child, 0)
+        {then}
+"""
+
+
+@pytest.mark.parametrize(("own", "childs", "decision"), [(0.5, 9, Decision.ACCEPTED), (9, 0.5, Decision.REJECTED)])
+def test_a_fork_does_not_speak_for_the_session(judged, own, childs, decision):
+    """Of a test that forks and lets the child run on, only what the session's own process measured counts."""
+    evidence, verdict = judged(FORKING.format(own=own, childs=childs, then="pass"))
+    assert [measure.value for measure in evidence.measures] == [own]
+    assert verdict.decision is decision
+
+
+def test_a_fork_that_alone_runs_on(judged):
+    """Where the session's own process ends early and only a fork ran to the end, nothing was judged."""
+    tests = FORKING.format(own=9, childs=0.5, then="os._exit(0)")
+    assert_nothing_known(*judged(tests), "left no complete evidence")
+
+
+@pytest.mark.parametrize("end", ["sys.stdout.close()", "os.close(1)", "os.closerange(0, 3)"])
+@pytest.mark.parametrize("value", [0.5, 9])
+def test_a_test_that_closes_its_output(judged, end, value):
+    """A session without output ends, and in nothing better than what it measured."""
+    tests = f"def test_a(record_measure):\n    {MEASURE.replace('0.5', str(value))}\ndef test_b():\n    {end}\ndef test_c():\n    pass\n"
+    evidence, verdict = judged(tests)
+    better = {Decision.INCOMPLETE, Decision.ACCEPTED if value < 1 else Decision.REJECTED}
+    assert verdict.decision in better
+    assert {measure.value for measure in evidence.measures} <= {value}
+    assert verdict.decision is not Decision.ACCEPTED or len(evidence.outcomes) == 3
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -574,3 +689,130 @@ def test_a_process_that_left_the_group_does_not_delay_the_verdict(judged, tmp_pa
         with contextlib.suppress(FileNotFoundError, ProcessLookupError, ValueError):
             os.kill(int(note.read_text(encoding="utf-8")), signal.SIGKILL)
     assert verdict.decision is Decision.ACCEPTED
+
+
+# -- the whole way: a command, its judging process, its exit code -----------------------------------------------------
+
+
+@pytest.fixture
+def command(party, tiny_checkpoint, tiny_export, tiny_data, tmp_path, monkeypatch, capsys):
+    """`harness judge` by one third party's suite; returns exit code, standard output and standard error."""
+    monkeypatch.syspath_prepend(str(party.site))
+    monkeypatch.setenv("PYTHONPATH", party.python_path())
+    monkeypatch.chdir(tmp_path)
+
+    def run(name, tests, policy="", limit_s=PATIENCE_S, **installation):
+        # a name of its own: this process imports the declaration, and keeps it
+        party.install(name, tests, **installation)
+        with party.policy.open("a", encoding="utf-8") as stream:
+            stream.write(policy)
+        code = cli.main(
+            [
+                "judge", "--reference", str(tiny_checkpoint), "--candidate", str(tiny_export), "--data", str(tiny_data),
+                "--policy", str(party.policy), "--suite", name, "--time-limit", str(limit_s), "--results", "results",
+            ]
+        )  # fmt: skip
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    before = signal.getsignal(signal.SIGTERM)
+    yield run
+    signal.signal(signal.SIGTERM, before)
+
+
+FAMILIES = {
+    "exits": ("os._exit(0)", "left no complete evidence"),
+    "crashes": ("os.kill(os.getpid(), signal.SIGSEGV)", "died of signal SIGSEGV"),
+    "is_killed": ("os.kill(os.getpid(), signal.SIGKILL)", "died of signal SIGKILL"),
+    "hangs": ("signal.pause()", "killed at its time limit of 4 s"),
+    "lacks_memory": ("raise MemoryError", "failed without breaking a limit: MemoryError"),
+    "skips": ("pytest.skip('no time')", "ended as skipped"),
+    "fails_expectedly": ("pytest.xfail('known')", "ended as xfailed"),
+    "is_not_collected": ("pass\nimport no_such_module", "could not be collected"),
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_exit_code_of_what_could_not_be_judged(command, family):
+    """Each way of not judging ends `harness judge` with 3, INCOMPLETE and the reason on standard output."""
+    end, says = FAMILIES[family]
+    tests = f"{GOOD}def test_last():\n    {end}\n"
+    code, out, _ = command(f"acme_{family}", tests, limit_s=4 if family == "hangs" else PATIENCE_S)
+    assert code == 3
+    assert "INCOMPLETE" in out
+    assert "ACCEPTED" not in out
+    assert any(line.startswith("  problem: ") and says in line for line in out.splitlines()), out
+
+
+@pytest.mark.parametrize(
+    ("name", "measures", "says"),
+    [
+        ("acme_lacks", "pass", "the promised measure acme_lacks.release.worst is missing"),
+        ("acme_repeats", f"{MEASURE}; {MEASURE}", "recorded 2 times"),
+        ("acme_nan", MEASURE.replace("0.5", "float('nan')"), "is nan, which is no number"),
+        ("acme_infinite", MEASURE.replace("0.5", "float('inf')"), "is inf, which is no number"),
+    ],
+)
+def test_the_exit_code_of_measures_that_are_none(command, name, measures, says):
+    """A measure that is missing, there twice, NaN or infinite ends with 3 and the reason."""
+    code, out, _ = command(name, f"def test_a(record_measure):\n    {measures}\n")
+    assert code == 3
+    assert "INCOMPLETE" in out
+    assert says in out
+
+
+def test_the_exit_codes_of_what_was_judged(command):
+    """The same way ends with 0 for a measure within its limit and with 1 for one beyond it."""
+    assert command("acme_good", GOOD)[0] == 0
+    code, out, _ = command("acme_bad", GOOD.replace("0.5", "2"))
+    assert code == 1
+    assert "broken: acme_bad.release.worst = 2 logit, limit ≤ 1" in out
+
+
+def test_a_suite_that_does_not_import_ends_with_3(command):
+    """A suite that is announced and does not load is named before anything is judged; nothing is accepted without it."""
+    code, out, err = command("acme_broken", GOOD, declaration="raise OSError('unplugged')\n")
+    assert (code, out) == (3, "")
+    assert "INCOMPLETE: the suite 'acme_broken' (acme_broken:SUITE from acme) does not import: OSError: unplugged" in err
+
+
+WAIVER = '[[waivers]]\nmeasure = "{name}.release.{measure}"\nreason = "{reason}"\nexpires = {expires}\n'
+
+
+def waiver(name, measure="worst", reason="the old tokenizer, until 2.0", expires="9999-12-31"):
+    return WAIVER.format(name=name, measure=measure, reason=reason, expires=expires)
+
+
+def test_a_waived_measure_shows_as_waived(command, tmp_path):
+    """A broken limit that is waived does not reject, and both the screen and the verdict say that it was waived."""
+    code, out, _ = command("acme_waived", GOOD.replace("0.5", "2"), waiver("acme_waived"))
+    assert code == 0
+    assert "waived: acme_waived.release.worst = 2 logit, limit ≤ 1" in out
+    (path,) = (tmp_path / "results").glob("*/verdict.json")
+    document = json.loads(path.read_text(encoding="utf-8"))
+    assert [(finding["name"], finding["standing"]) for finding in document["findings"]] == [("worst", "waived")]
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "says"),
+    [
+        ("acme_expired", {"expires": "2026-01-01"}, "expired on 2026-01-01"),
+        ("acme_silent", {"reason": " "}, "gives no reason"),
+        ("acme_nothing", {"measure": "wurst"}, "acme_nothing.release.wurst"),
+        ("acme_undated", {"expires": '"soon"'}, "needs a date"),
+    ],
+)
+def test_waivers_that_waive_nothing_end_with_2(command, tmp_path, name, changes, says):
+    """A waiver that has expired, gives no reason or no date, or names no measure ends with 2; nothing is judged by it."""
+    code, out, err = command(name, GOOD.replace("0.5", "2"), waiver(name, **changes))
+    assert (code, out) == (2, "")
+    assert says in err
+    assert not (tmp_path / "results").exists()
+
+
+def test_a_waiver_does_not_excuse_a_session_that_dies(command):
+    """What is waived is a limit, not the judging: a crash is INCOMPLETE beside any waiver."""
+    tests = GOOD.replace("0.5", "2") + "def test_last():\n    os._exit(0)\n"
+    code, out, _ = command("acme_waived_crash", tests, waiver("acme_waived_crash"))
+    assert code == 3
+    assert "INCOMPLETE" in out

@@ -44,6 +44,7 @@ def labelled(text, *names):
     return LabelledQuery(text, tuple(sorted(spans)))
 
 
+LINE = "fake_model"
 SET = LabelledSet(
     "fake",
     (
@@ -373,6 +374,14 @@ def test_round_robin():
     assert list(round_robin(("abc", "x", "12"))) == ["a", "x", "1", "b", "2", "c"]
 
 
+@pytest.fixture
+def state(tmp_path):
+    """The state folder of a release line."""
+    folder = tmp_path / LINE
+    folder.mkdir()
+    return folder
+
+
 # --- cases and saved queries --------------------------------------------------------------------------------------
 
 
@@ -384,42 +393,42 @@ def test_cases_are_enough_and_distinct(cases):
     assert draw_cases(SET, 64).texts == cases.texts
 
 
-def test_saved_queries_come_back(tmp_path):
+def test_saved_queries_come_back(state):
     """What is saved is read again, whatever its characters, once, with the run that saw it first."""
     texts = ["", "a\u2028b\u0085c", "\x00\t\n\r", "👨\u200d👩 \u202egoa", '"\\']
-    save(tmp_path, [SavedQuery(text, "offset_violations", "int8", "run 1") for text in texts])
-    save(tmp_path, [SavedQuery(texts[1], "offset_violations", "int8", "run 2")])
-    save(tmp_path, [SavedQuery(texts[1], "offset_violations", "fp32", "run 2")])
-    found = read_saved(tmp_path)
+    save(state, [SavedQuery(text, "offset_violations", "int8", "run 1", LINE) for text in texts])
+    save(state, [SavedQuery(texts[1], "offset_violations", "int8", "run 2", LINE)])
+    save(state, [SavedQuery(texts[1], "offset_violations", "fp32", "run 2", LINE)])
+    found = read_saved(state)
     assert [query.text for query in found] == [*texts, texts[1]]
     assert [query.run for query in found] == ["run 1"] * 5 + ["run 2"]
-    assert (tmp_path / FILE).read_text(encoding="ascii").count("\n") == 6
+    assert (state / FILE).read_text(encoding="ascii").count("\n") == 6
 
 
-def test_saving_only_appends(tmp_path):
+def test_saving_only_appends(state):
     """The lines of former runs stay as they are, byte for byte."""
-    save(tmp_path, [SavedQuery("a", "p", "int8", "run 1")])
-    before = (tmp_path / FILE).read_bytes()
-    save(tmp_path, [SavedQuery("b", "p", "int8", "run 2")])
-    assert (tmp_path / FILE).read_bytes().startswith(before)
+    save(state, [SavedQuery("a", "p", "int8", "run 1", LINE)])
+    before = (state / FILE).read_bytes()
+    save(state, [SavedQuery("b", "p", "int8", "run 2", LINE)])
+    assert (state / FILE).read_bytes().startswith(before)
 
 
-def test_the_saved_file_is_bounded(tmp_path):
+def test_the_saved_file_is_bounded(state):
     """The oldest queries leave when there is no place for new ones."""
-    save(tmp_path, [SavedQuery(str(number), "p", "int8", "r") for number in range(MAXIMUM + 3)])
-    found = read_saved(tmp_path)
+    save(state, [SavedQuery(str(number), "p", "int8", "r", LINE) for number in range(MAXIMUM + 3)])
+    found = read_saved(state)
     assert [found[0].text, found[-1].text, len(found)] == ["3", str(MAXIMUM + 2), MAXIMUM]
 
 
-def test_no_state_folder_saves_nothing(tmp_path):
+def test_no_state_folder_saves_nothing(state):
     """Without a folder nothing is read or written; a new folder has no saved queries."""
-    save(None, [SavedQuery("a", "p", "int8", "r")])
-    assert read_saved(None) == read_saved(tmp_path) == read_saved(tmp_path / "new") == []
-    save(tmp_path / "new", [])
-    assert not (tmp_path / "new").exists()
+    save(None, [SavedQuery("a", "p", "int8", "r", LINE)])
+    assert read_saved(None) == read_saved(state) == read_saved(state / "new") == []
+    save(state / "new", [])
+    assert not (state / "new").exists()
 
 
-GOOD = {"text": "a", "property": "p", "variant": "int8", "run": "r"}
+GOOD = {"text": "a", "property": "p", "variant": "int8", "run": "r", "line": LINE}
 
 
 @pytest.mark.parametrize(
@@ -432,37 +441,56 @@ GOOD = {"text": "a", "property": "p", "variant": "int8", "run": "r"}
         json.dumps({**GOOD, "text": 1}),
         json.dumps({**GOOD, "more": "x"}),
         json.dumps({**GOOD, "text": "\ud800"}),
+        json.dumps({**GOOD, "line": "another_model"}),
+        json.dumps({**GOOD, "line": None}),
         json.dumps({"text": "a"}),
         " ",
     ],
 )
-def test_a_damaged_file_is_an_error_with_its_line(tmp_path, line):
+def test_a_damaged_file_is_an_error_with_its_line(state, line):
     """A damaged line is named, never skipped, and saving leaves the file alone."""
     content = json.dumps(GOOD) + "\n" + line + "\n"
-    (tmp_path / FILE).write_text(content, encoding="utf-8")
+    (state / FILE).write_text(content, encoding="utf-8")
     with pytest.raises(DocumentError, match=rf"{FILE} line 2"):
-        read_saved(tmp_path)
+        read_saved(state)
     with pytest.raises(DocumentError, match=FILE):
-        save(tmp_path, [SavedQuery("b", "p", "int8", "r")])
-    assert (tmp_path / FILE).read_text(encoding="utf-8") == content
+        save(state, [SavedQuery("b", "p", "int8", "r", LINE)])
+    assert (state / FILE).read_text(encoding="utf-8") == content
 
 
-def test_unreadable_and_overlong_files_are_errors(tmp_path):
+def test_queries_of_another_line_are_not_replayed(state):
+    """A file that was put into the wrong line's folder is an error that says where it belongs; none of it is asked."""
+    save(state, [SavedQuery("a", "p", "int8", "r", LINE)])
+    other = state.rename(state.with_name("another_model"))
+    with pytest.raises(DocumentError, match=f"line 1 is of the release line '{LINE}', not 'another_model'. Move it"):
+        read_saved(other)
+
+
+def test_entries_of_the_first_format_belong_to_the_folder(state):
+    """An entry without a line, as the first format wrote them, is of the line into whose folder it was put."""
+    first_format = '{"text": "goa", "property": "p", "variant": "int8", "run": "r"}\n'
+    (state / FILE).write_text(first_format, encoding="utf-8")
+    assert read_saved(state) == [SavedQuery("goa", "p", "int8", "r", LINE)]
+    save(state, [SavedQuery("pune", "p", "int8", "r", LINE)])
+    assert [query.line for query in read_saved(state)] == [LINE, LINE]
+
+
+def test_unreadable_and_overlong_files_are_errors(state):
     """Bytes that are not UTF-8, and more lines than are ever written, are errors naming the file."""
-    (tmp_path / FILE).write_bytes(b"\xff\n")
+    (state / FILE).write_bytes(b"\xff\n")
     with pytest.raises(DocumentError, match=FILE):
-        read_saved(tmp_path)
-    (tmp_path / FILE).write_text("".join(json.dumps({**GOOD, "text": str(n)}) + "\n" for n in range(MAXIMUM + 1)))
+        read_saved(state)
+    (state / FILE).write_text("".join(json.dumps({**GOOD, "text": str(n)}) + "\n" for n in range(MAXIMUM + 1)))
     with pytest.raises(DocumentError, match=f"{MAXIMUM} at most"):
-        read_saved(tmp_path)
+        read_saved(state)
 
 
 def test_saved_queries_are_asked_again(examine):
     """Every saved text is among the cases; a fault that only it shows is found."""
     odd = "xyzzy goa plugh"
     saved = [
-        SavedQuery(odd, "offset_violations", "int8", "r"),
-        SavedQuery("pune goa", "grammar_largest_flipped_margin", "int8", "r"),
+        SavedQuery(odd, "offset_violations", "int8", "r", LINE),
+        SavedQuery("pune goa", "grammar_largest_flipped_margin", "int8", "r", LINE),
     ]
     cases = draw_cases(SET, 64, saved)
     assert odd in {query.text for query in cases.arbitrary}
@@ -480,7 +508,7 @@ def test_saved_queries_are_asked_again(examine):
 
 def test_saved_queries_do_not_count_in_shares(examine, cases):
     """A saved query may move a margin, never an agreement, which it would drag down run by run."""
-    saved = [SavedQuery(f"goa {number}", "grammar_largest_flipped_margin", "int8", "r") for number in range(50)]
+    saved = [SavedQuery(f"goa {number}", "grammar_largest_flipped_margin", "int8", "r", LINE) for number in range(50)]
     more = draw_cases(SET, 64, saved)
     assert len(more.grammar) > len(cases.grammar)
     shares = [ex.label_agreement(examine(FakeTagger(), asked), asked.grammar) for asked in (cases, more)]
@@ -491,7 +519,7 @@ def test_a_second_run_finds_the_same(examine, cases):
     """What a run saves changes no value of the next run about the same candidate, and nothing more is saved."""
     first = examine(Flipping())
     found = ex.largest_flipped_margin(first, cases.grammar)
-    saved = [SavedQuery(text, "grammar_largest_flipped_margin", "int8", "r") for text in found.saves]
+    saved = [SavedQuery(text, "grammar_largest_flipped_margin", "int8", "r", LINE) for text in found.saves]
     asked = draw_cases(SET, 64, saved)
     second = examine(Flipping(), asked)
     assert asked.examples == cases.examples
@@ -574,6 +602,18 @@ def test_a_label_flip_is_measured_and_shrunk(examine):
     assert 0.5 < ex.label_agreement(examined, queries).value < 1
     assert ex.entity_agreement(examined, queries).value < 1
     assert ex.logit_difference(examined).value == pytest.approx(4)
+
+
+def test_labelled_entities_are_held_against_both(examine):
+    """The grammar knows what is in its queries; how often each model finds just that is told beside the agreement."""
+    examined = examine(Flipping())
+    known = [query for query in examined.cases.grammar if query.spans is not None]
+    details = ex.entity_agreement(examined, examined.cases.grammar).details
+    assert known
+    assert details["reference_finds_the_labelled_entities"] == f"{len(known)} of {len(known)}"
+    wrong = sum("goa" in query.text.split() for query in known)
+    assert 0 < wrong < len(known)
+    assert details["candidate_finds_the_labelled_entities"] == f"{len(known) - wrong} of {len(known)}"
 
 
 def test_permuted_label_names_are_flips(examine):

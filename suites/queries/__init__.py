@@ -24,5 +24,8 @@ SUITE = Suite(
         Promise("arbitrary_label_agreement", Unit.SHARE),
         Promise("arbitrary_largest_flipped_margin", Unit.LOGIT),
         Promise("broken_relations", Unit.SHARE),
+        # the shipped bytes in a process without PyTorch and transformers
+        Promise("replayed_queries", Unit.COUNT),
+        Promise("replay_differences", Unit.COUNT),
     ),
 )

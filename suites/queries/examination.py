@@ -388,13 +388,13 @@ def entity_agreement(examined: Examination, queries: Sequence[GeneratedQuery]) -
     fresh = _fresh(queries)
     unlike = [query for query in fresh if not _same_entities(examined, query.text)]
     known = [query for query in fresh if query.spans is not None]
-    right = sum(
-        _spans(examined.reference.answer(query.text), examined.reference.labels) == query.spans for query in known
-    )
+    ours = sum(_spans(examined.reference.answer(one.text), examined.reference.labels) == one.spans for one in known)
+    theirs = sum(_spans(examined.alone(one.text), examined.labels) == one.spans for one in known)
     details = {
         "of": len(fresh),
         # how well the reference itself knows the queries: a low share makes agreement easy or meaningless
-        "reference_finds_the_labelled_entities": f"{right} of {len(known)}",
+        "reference_finds_the_labelled_entities": f"{ours} of {len(known)}",
+        "candidate_finds_the_labelled_entities": f"{theirs} of {len(known)}",
         "queries": [examined.described(query.text) for query in sorted(unlike, key=_size)[:_SHOWN_QUERIES]],
     }
     return Found(1 - _share(len(unlike), len(fresh), "query"), details)

@@ -9,16 +9,19 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis.configuration import set_hypothesis_home_dir
 
-from suites.queries import SUITE
+from harness.queries import Origin
+from suites.queries import SUITE, replay
 from suites.queries import examination as ex
 from suites.queries.cases import Cases, draw_cases
-from suites.queries.saved import SavedQuery, read_saved, save
+from suites.queries.fresh_replay import FreshReplay
+from suites.queries.saved import SavedQuery, line_of, read_saved, save
 
 if TYPE_CHECKING:
+    from harness.artifact import Artifact
     from harness.candidate import Candidate
     from harness.plugin import RecordMeasure
     from harness.reference import Reference
-    from harness.tagging import LabelledSet
+    from harness.tagging import LabelledSet, TaggedQuery
 
 RecordFinding = Callable[[str, ex.Found], None]
 _UNITS = {promise.name: promise.unit for promise in SUITE.measures}
@@ -63,7 +66,9 @@ def record_finding(
 
     def record(name: str, found: ex.Found) -> None:
         record_measure(name, found.value, unit=_UNITS[name], details=found.details)
-        save(state_folder, [SavedQuery(text, name, variant, run) for text in found.saves])
+        if state_folder is not None:
+            line = line_of(state_folder)
+            save(state_folder, [SavedQuery(text, name, variant, run, line) for text in found.saves])
 
     return record
 
@@ -112,3 +117,24 @@ def test_relations(examined: ex.Examination, record_finding: RecordFinding) -> N
     """Which metamorphic relations that hold for the reference break in the candidate."""
     record_finding("relation_checks", ex.relation_checks(examined))
     record_finding("broken_relations", ex.broken_relations(examined))
+
+
+def test_replay_without_pytorch(
+    candidate: Artifact,
+    variant: str,
+    model: Candidate,
+    labelled_set: LabelledSet,
+    answers: list[TaggedQuery],
+    cases: Cases,
+    record_finding: RecordFinding,
+) -> None:
+    """Labelled, generated and awkward texts in a process that has the runtime alone, against transformers' way."""
+    # a text of 10,000 characters is asked anyway
+    generated = [query.text for query in cases.queries if query.origin is not Origin.LONG]
+    texts = replay.texts_to_replay(labelled_set.texts, generated)
+    known = {tagged.text: tagged for tagged in answers}
+    with FreshReplay(candidate.folder, variant, texts.groups) as process:
+        wanted = list(replay.TransformersWay(candidate.folder, model).traces(texts.every, known))
+        found = replay.differences(texts.every, wanted, process.answers())
+    record_finding("replayed_queries", ex.Found(len(texts.every), texts.described()))
+    record_finding("replay_differences", ex.Found(len(found), {"queries": replay.described(found)}))
