@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.documents import read_document, read_json_object
-from harness.errors import ArtifactError, DocumentError
+from harness.errors import ArtifactError, DocumentError, one_line
 
 MANIFEST_SCHEMA = "harness-release-manifest"
 # 1 (2026-11): first.
@@ -39,6 +39,8 @@ class Variant(Enum):
         return _FILE_NAMES[self]
 
 
+# Where the models lie in folders of transformers.js and of many repositories of the Hub.
+_SUBFOLDER = "onnx"
 _FILE_NAMES = {Variant.FP32: "model.onnx", Variant.INT8: "model_quantized.onnx"}
 
 
@@ -73,10 +75,11 @@ class Artifact:
     config: Mapping[str, Any]
     tokenizer_config: Mapping[str, Any]
     manifest: Mapping[str, Any] | None
+    model_folder: Path
 
     def model_path(self, variant: Variant) -> Path:
         """Where the variant's model file is."""
-        return self.folder / variant.file_name
+        return self.model_folder / variant.file_name
 
     @property
     def default_variant(self) -> Variant:
@@ -102,18 +105,8 @@ def open_artifact(folder: Path) -> Artifact:
         message = f"{folder} is not a folder. Name the folder of an ONNX export, not a file in it."
         raise ArtifactError(message)
     folder = folder.resolve()
-    variants = tuple(variant for variant in Variant if (folder / variant.file_name).is_file())
-    if not variants:
-        found = ", ".join(sorted(path.name for path in folder.glob("*.onnx"))) or "none"
-        names = " or ".join(_FILE_NAMES.values())
-        message = (
-            f"{folder} has no {names} (.onnx files in it: {found}). Rename the model, or export with `harness export`."
-        )
-        raise ArtifactError(message)
-    for name in (CONFIG, TOKENIZER):
-        if not (folder / name).is_file():
-            message = f"{folder} has no {name}. Export again, or copy it from the checkpoint."
-            raise ArtifactError(message)
+    model_folder = _model_folder(folder)
+    _refuse_missing(folder)
     try:
         config = read_json_object(folder / CONFIG)
         path = folder / TOKENIZER_CONFIG
@@ -121,14 +114,65 @@ def open_artifact(folder: Path) -> Artifact:
         manifest = _read_manifest(folder / MANIFEST)
     except DocumentError as err:
         raise ArtifactError(str(err)) from err
-    return Artifact(folder, variants, config, tokenizer_config, manifest)
+    _check_config(config, folder / CONFIG)
+    return Artifact(folder, _variants_in(model_folder), config, tokenizer_config, manifest, model_folder)
+
+
+def _variants_in(folder: Path) -> tuple[Variant, ...]:
+    return tuple(variant for variant in Variant if (folder / variant.file_name).is_file())
+
+
+def _model_folder(folder: Path) -> Path:
+    """Find the models: in the folder, or else in its `onnx/`, where transformers.js and the Hub keep them."""
+    for place in (folder, folder / _SUBFOLDER):
+        if _variants_in(place):
+            return place
+    if folders := [name for name in _FILE_NAMES.values() if (folder / name).is_dir()]:
+        message = f"{folder / folders[0]} is a folder, not a model file. Put the file itself there, or export again."
+        raise ArtifactError(message)
+    near = [*folder.glob("*.onnx"), *folder.glob("*/*.onnx")]
+    found = sorted(path.relative_to(folder).as_posix() for path in near if path.is_file())
+    names = " or ".join(_FILE_NAMES.values())
+    message = (
+        f"{folder} has no {names} (.onnx files in it: {', '.join(found[:5]) or 'none'}). "
+        f"Rename its FP32 model to {_FILE_NAMES[Variant.FP32]}, its INT8 model to {_FILE_NAMES[Variant.INT8]}, or export "
+        "with `harness export`."
+    )
+    raise ArtifactError(message)
+
+
+def _refuse_missing(folder: Path) -> None:
+    missing = [name for name in (CONFIG, TOKENIZER) if not (folder / name).is_file()]
+    if missing:
+        message = (
+            f"{folder} has no {' and no '.join(missing)}. Copy what is missing from the checkpoint, or export again."
+        )
+        raise ArtifactError(message)
+
+
+def _check_config(config: Mapping[str, Any], path: Path) -> None:
+    """Refuse values of a kind that no model has, where they are read, before they fail where they are used."""
+    wanted: tuple[tuple[str, type, str], ...] = (
+        ("model_type", str, "a text"),
+        ("pad_token_id", int, "a token id"),
+        ("max_position_embeddings", int, "a number of tokens"),
+    )
+    for name, kind, meaning in wanted:
+        value = config.get(name)
+        if value is None:
+            continue
+        if not isinstance(value, kind) or isinstance(value, bool) or (isinstance(value, int) and value < 0):
+            message = (
+                f"{path}: {name} is {one_line(repr(value), 60)}, not {meaning}. Copy config.json from the checkpoint."
+            )
+            raise ArtifactError(message)
 
 
 def _read_manifest(path: Path) -> Mapping[str, Any] | None:
     if not path.is_file():
         return None
     manifest = read_document(path, MANIFEST_SCHEMA, MANIFEST_VERSION)
-    names = {variant.value for variant in Variant if (path.parent / variant.file_name).is_file()}
+    names = [variant.value for variant in _variants_in(path.parent)]
     if manifest.get("default_variant") not in names:
         message = f"{path}: default_variant names no model file in this folder. Release again."
         raise DocumentError(message)

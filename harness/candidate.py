@@ -7,8 +7,9 @@ same function, so what was judged is what runs.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnxruntime
@@ -25,6 +26,19 @@ if TYPE_CHECKING:
 
 _LOGITS = "logits"
 _ERRORS_ONLY = 3
+_PROVIDER = "CPUExecutionProvider"
+# onnxruntime's names of the types that are understood; the batch is cast to what the graph takes.
+_INTEGERS: dict[str, np.dtype[Any]] = {"tensor(int64)": np.dtype(np.int64), "tensor(int32)": np.dtype(np.int32)}
+_FLOATS = frozenset({"tensor(float)", "tensor(float16)", "tensor(double)"})
+_GUIDE = "docs/judging-other-exports.md says how"
+
+
+@dataclass(frozen=True, slots=True)
+class _Input:
+    """An input of the graph: the column of a `Batch` that it takes, and in which type."""
+
+    name: str
+    dtype: np.dtype[Any]
 
 
 class Candidate:
@@ -48,36 +62,35 @@ class Candidate:
         self.maximum_tokens = maximum_tokens(artifact.config, artifact.tokenizer_config)
         self._tokenizer = _load_tokenizer(artifact.folder / TOKENIZER, self.maximum_tokens)
         self.pad_token_id = int(artifact.config.get("pad_token_id") or 0)
-        self._session = _load_session(artifact.model_path(variant), threads)
-        self.inputs = frozenset(entry.name for entry in self._session.get_inputs())
-        self._check_signature()
-
-    def _check_signature(self) -> None:
-        path = self.artifact.model_path(self.variant)
-        known = {"input_ids", "attention_mask", "token_type_ids"}
-        if surplus := sorted(self.inputs - known):
-            message = f"{path} wants the input {surplus[0]!r}, which no tokenizer produces. Export it without."
-            raise ArtifactError(message)
-        if "input_ids" not in self.inputs:
-            message = f"{path} has no input named input_ids. Export it with the names that transformers uses."
-            raise ArtifactError(message)
-        outputs = [entry.name for entry in self._session.get_outputs()]
-        if _LOGITS not in outputs:
-            message = f"{path} has no output named logits (it has: {', '.join(outputs)}). Export a token classifier."
-            raise ArtifactError(message)
+        path = artifact.model_path(variant)
+        self._session = _load_session(path, threads)
+        self._feeds = _feeds(self._session.get_inputs(), path)
+        self._output = _logits_output(self._session.get_outputs(), len(self.labels), path)
+        self.inputs = frozenset(entry.name for entry in self._feeds)
 
     def encode(self, texts: Sequence[str]) -> list[EncodedQuery]:
-        """See `TokenClassifier`."""
+        """See `TokenClassifier`.
+
+        Raises:
+            ArtifactError: the tokenizer does not take a text.
+        """
         return [
             encoded_query(text, [encoding, *encoding.overflowing])
             for text, encoding in zip(texts, self._encodings(texts), strict=True)
         ]
 
     def _encodings(self, texts: Sequence[str]) -> list[Encoding]:
-        # encode_batch starts a thread pool, which costs more than it saves on one query
-        if len(texts) == 1:
-            return [self._tokenizer.encode(encodable(texts[0]))]
-        return list(self._tokenizer.encode_batch([encodable(text) for text in texts]))
+        try:
+            # encode_batch starts a thread pool, which costs more than it saves on one query
+            if len(texts) == 1:
+                return [self._tokenizer.encode(encodable(texts[0]))]
+            return list(self._tokenizer.encode_batch([encodable(text) for text in texts]))
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as err:  # tokenizers raises bare Exception, and panics of its Rust code are not even that
+            path = self.artifact.folder / TOKENIZER
+            message = f"{path} cannot cut a text: {one_line(err)}. Copy tokenizer.json from the checkpoint."
+            raise ArtifactError(message) from err
 
     def logits(self, batch: Batch) -> NDArray[np.float32]:
         """See `TokenClassifier`.
@@ -85,22 +98,70 @@ class Candidate:
         Raises:
             ArtifactError: the model does not run on this input.
         """
-        feed = {name: value for name, value in batch._asdict().items() if name in self.inputs}
+        feed = {entry.name: getattr(batch, entry.name).astype(entry.dtype, copy=False) for entry in self._feeds}
         try:
-            (answer,) = self._session.run([_LOGITS], feed)
+            (answer,) = self._session.run([self._output], feed)
         except Exception as err:
             shape = " by ".join(map(str, batch.input_ids.shape))
             message = f"{self.artifact.model_path(self.variant)} fails on a batch of {shape} tokens: {one_line(err)}"
             raise ArtifactError(message) from err
-        logits: NDArray[np.float32] = np.asarray(answer)
+        logits: NDArray[np.float32] = np.asarray(answer).astype(np.float32, copy=False)
         expected = (*batch.input_ids.shape, len(self.labels))
         if logits.shape != expected:
             message = (
                 f"{self.artifact.model_path(self.variant)} answers with logits of shape {logits.shape} where "
-                f"{expected} (rows, tokens, labels of config.json) was expected. Export it again."
+                f"{expected} (rows, tokens, labels of config.json) was expected. Export it again, or copy config.json from the checkpoint."
             )
             raise ArtifactError(message)
         return logits
+
+
+def _feeds(inputs: Sequence[Any], path: Path) -> tuple[_Input, ...]:
+    """Find out what the graph is fed with. Inputs under other names are not guessed: two that are exchanged also run."""
+    known = ("input_ids", "attention_mask", "token_type_ids")
+    names = [entry.name for entry in inputs]
+    if surplus := [name for name in names if name not in known]:
+        message = (
+            f"{path} wants the input {surplus[0]!r}, which no tokenizer produces (its inputs: {', '.join(names)}). "
+            f"Rename or remove it ({_GUIDE})."
+        )
+        raise ArtifactError(message)
+    if known[0] not in names:
+        message = (
+            f"{path} has no input named input_ids (its inputs: {', '.join(names) or 'none'}). Export it with the names that "
+            f"transformers uses ({_GUIDE})."
+        )
+        raise ArtifactError(message)
+    for entry in inputs:
+        if entry.type not in _INTEGERS:
+            message = f"{path} wants {entry.name} as {entry.type}, where token classifiers take int64 or int32. Export it again."
+            raise ArtifactError(message)
+    return tuple(_Input(entry.name, _INTEGERS[entry.type]) for entry in inputs)
+
+
+def _logits_output(outputs: Sequence[Any], labels: int, path: Path) -> str:
+    """Name the output that holds the logits: the one of that name, else the only one if it can be them."""
+    named = {entry.name: entry for entry in outputs}
+    found = named.get(_LOGITS) or (outputs[0] if len(outputs) == 1 else None)
+    if found is None:
+        message = (
+            f"{path} has no output named logits (it has: {', '.join(named)}). Export a token classifier, or rename the "
+            f"output that holds its logits ({_GUIDE})."
+        )
+        raise ArtifactError(message)
+    # a size that the file leaves open is a text or None; `logits` checks every answer's
+    shape = found.shape or [None, None, labels]
+    if found.type not in _FLOATS or len(shape) != 3 or (isinstance(shape[-1], int) and shape[-1] != labels):
+        message = (
+            f"{path}: the output {found.name} is {found.type} of shape {_text_of(shape)}, not one float for each of {labels} "
+            "labels of config.json. Export a token classifier, or copy config.json from the checkpoint."
+        )
+        raise ArtifactError(message)
+    return str(found.name)
+
+
+def _text_of(shape: Sequence[object]) -> str:
+    return f"({', '.join('?' if size is None else str(size) for size in shape)})"
 
 
 def _load_tokenizer(path: Path, maximum: int) -> Tokenizer:
@@ -109,10 +170,22 @@ def _load_tokenizer(path: Path, maximum: int) -> Tokenizer:
         # Whatever the file says about truncation and padding: rows are cut and padded here, visibly.
         tokenizer.no_padding()
         tokenizer.enable_truncation(maximum, stride=overlap(maximum))
-    except Exception as err:  # tokenizers raises bare Exception
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as err:  # see _encodings
         message = f"{path} cannot be loaded as a tokenizer: {one_line(err)}. Export again."
         raise ArtifactError(message) from err
     return tokenizer
+
+
+def serving_settings(threads: int = 1) -> dict[str, int | str]:
+    """Say what a candidate is opened with, in the words of the manifest's `serving` entry."""
+    options = session_options(threads)
+    return {
+        "intra_op_num_threads": int(options.intra_op_num_threads),
+        "graph_optimization_level": str(options.graph_optimization_level.name),
+        "provider": _PROVIDER,
+    }
 
 
 def session_options(threads: int) -> onnxruntime.SessionOptions:
@@ -129,9 +202,7 @@ def session_options(threads: int) -> onnxruntime.SessionOptions:
 
 def _load_session(path: Path, threads: int) -> onnxruntime.InferenceSession:
     try:
-        return onnxruntime.InferenceSession(
-            str(path), sess_options=session_options(threads), providers=["CPUExecutionProvider"]
-        )
+        return onnxruntime.InferenceSession(str(path), sess_options=session_options(threads), providers=[_PROVIDER])
     except Exception as err:
         message = f"{path} cannot be loaded by onnxruntime {onnxruntime.__version__}: {one_line(err)}. Export again."
         raise ArtifactError(message) from err

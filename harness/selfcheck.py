@@ -47,6 +47,7 @@ from harness.verdict import Decision, Finding, Verdict, decide
 _TIME_LIMIT_S = 300.0
 _MOST_PROCESSES = 4
 _LATENCY = "latency"
+_LOGGED_EVERY = 20
 
 
 class Outcome(Enum):
@@ -286,12 +287,17 @@ class _Check:
             results.append(self._try(trial, host))
             if results[-1].outcome is not Outcome.CAUGHT:
                 break
-        self._done += 1
-        self._progress.now(f"self-check {self._done}/{total}: {trials[0].defect.name}")
+        self._tell(trials[0].defect.name, total)
         for result in results[:1]:
             if result.outcome in {Outcome.MISSED, Outcome.FALSE_ALARM, Outcome.UNDECIDED}:
                 self._progress.line(f"{result.outcome.value}: {result.trial} {explained(result)}")
         return results
+
+    def _tell(self, name: str, total: int) -> None:
+        """Say how far it is; every twentieth time on a line that stays, for a log shows no other."""
+        self._done += 1
+        tell = self._progress.line if self._done % _LOGGED_EVERY == 0 else self._progress.now
+        tell(f"self-check {self._done}/{total}: {name}")
 
     def _try(self, trial: Trial, host: Host | None) -> TrialResult:
         clock = SystemClock()

@@ -1,18 +1,22 @@
-"""Compare two models' logits over the same tokens."""
+"""Compare two models' logits over the same tokens.
+
+Knows how far apart two answers are; which inputs to ask about is `batches`' business, what is too far the policy's.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.tagging import Batch, TaggedQuery, TokenClassifier, Window, pad
+from harness.errors import ArtifactError, one_line
+from harness.tagging import Batch, TaggedQuery, TokenClassifier
 
 Logits = NDArray[np.float32]
-_WORST = 10
+# What a measure says where there is nothing to compare, or no number: no limit allows it.
+LARGEST = float(np.finfo(np.float64).max)
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,12 +30,18 @@ class Comparison:
     def differences(self) -> NDArray[np.float64]:
         """Absolute differences; where a logit is not finite, the largest double, so that no limit allows it."""
         found = np.abs(self.reference.astype(np.float64) - self.variant)
-        return np.where(np.isfinite(found), found, np.finfo(np.float64).max)
+        return np.where(np.isfinite(found), found, LARGEST)
 
     @property
     def maximum(self) -> float:
         """Largest absolute difference."""
         return float(self.differences.max(initial=0.0))
+
+    @property
+    def mean(self) -> float:
+        """Mean absolute difference, and 0 where nothing is compared."""
+        with np.errstate(over="ignore"):
+            return min(float(self.differences.mean()), LARGEST) if self.differences.size else 0.0
 
     @property
     def agreement(self) -> float:
@@ -46,7 +56,7 @@ class Comparison:
         norm = float(np.linalg.norm(self.reference))
         with np.errstate(over="ignore"):
             ratio = float(np.linalg.norm(self.differences)) / norm if norm else float(self.maximum > 0)
-        return min(ratio, float(np.finfo(np.float64).max))
+        return min(ratio, LARGEST)
 
 
 def same_words(left: TaggedQuery, right: TaggedQuery) -> bool:
@@ -69,65 +79,61 @@ def non_finite(answers: Sequence[TaggedQuery]) -> int:
     return sum(int((~np.isfinite(answer.logits)).sum()) for answer in answers)
 
 
-def entities_agree(left: TaggedQuery, right: TaggedQuery, labels: Sequence[str], other: Sequence[str]) -> bool:
-    """Whether both models find the same entities, each under its own label names."""
-    return left.spans(labels) == right.spans(other)
+@dataclass(frozen=True, slots=True, eq=False)
+class Answered:
+    """One batch with both models' logits: float32, (rows, tokens, labels) each."""
+
+    batch: Batch
+    reference: Logits
+    variant: Logits
+
+    @property
+    def comparison(self) -> Comparison:
+        """Compare every token that the mask lets in."""
+        kept = self.batch.attention_mask.astype(bool)
+        return Comparison(self.reference[kept], self.variant[kept])
+
+    @property
+    def worst_position(self) -> float:
+        """See `worst_position`; for batches without padding."""
+        return worst_position(self.reference, self.variant)
 
 
-def flips(
-    reference: Sequence[TaggedQuery], variant: Sequence[TaggedQuery], labels: Sequence[str], other: Sequence[str]
-) -> list[dict[str, Any]]:
-    """List every word whose label changes, with the reference's margin, most confident first.
+def ask(
+    reference: TokenClassifier, variant: TokenClassifier, batches: Sequence[Batch]
+) -> tuple[list[Answered], list[str]]:
+    """Run batches through both models; one that the variant cannot run is listed with its error, not raised."""
+    found: list[Answered] = []
+    failed: list[str] = []
+    for batch in batches:
+        expected = reference.logits(batch)
+        try:
+            found.append(Answered(batch, expected, variant.logits(batch)))
+        except ArtifactError as err:
+            failed.append(one_line(err))
+    return found, failed
 
-    A wrong label where the reference was sure is a broken model; where it wavered, it is rounding.
+
+def worst_position(reference: Logits, variant: Logits) -> float:
+    """Find the position at which even the row that suffers least differs most.
+
+    Rounding errs now in this row, now in that, so the smallest of a few rows is small everywhere; a position that
+    the graph loses (a tail cut off, a table that ends early) is wrong in every row, whatever is written there.
+
+    Args:
+        reference: float32, (rows, tokens, labels).
+        variant: the same shape; rows of other content, all of the same length.
+
+    Returns:
+        Norm of the difference over the norm of the reference's logits at that position: 1 for logits of zero.
     """
-    found = []
-    for left, right in zip(reference, variant, strict=True):
-        if not same_words(left, right):
-            continue
-        margins = left.margins
-        for position, (was, now) in enumerate(zip(left.label_ids, right.label_ids, strict=True)):
-            if labels[was] != other[now]:
-                start, end = left.words[position]
-                found.append(
-                    {
-                        "query": left.text,
-                        "word": left.text[start:end],
-                        "reference": labels[was],
-                        "variant": other[now],
-                        "margin": float(margins[position]),
-                    }
-                )
-    return sorted(found, key=lambda flip: (-float(str(flip["margin"])), str(flip["query"])))
+    difference = np.linalg.norm(reference.astype(np.float64) - variant, axis=2)
+    norm = np.maximum(np.linalg.norm(reference.astype(np.float64), axis=2), np.finfo(np.float32).tiny)
+    relative = np.nan_to_num(difference / norm, nan=LARGEST, posinf=LARGEST)
+    return float(relative.min(axis=0).max(initial=0.0))
 
 
-def worst(found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Keep the first ten."""
-    return list(found[:_WORST])
-
-
-def compare_batch(reference: TokenClassifier, variant: TokenClassifier, batch: Batch) -> Comparison:
-    """Run one batch through both models and compare every token that the mask lets in."""
-    kept = batch.attention_mask.astype(bool)
-    return Comparison(reference.logits(batch)[kept], variant.logits(batch)[kept])
-
-
-def left_padded(windows: Sequence[Window], pad_token_id: int) -> Batch:
-    """Stack windows with their padding in front."""
-    batch = pad(windows, pad_token_id)
-    width = batch.input_ids.shape[1]
-    for row, window in enumerate(windows):
-        shift = width - len(window.input_ids)
-        for array in batch:
-            array[row] = np.roll(array[row], shift)
-    return batch
-
-
-def widened(batch: Batch, columns: int, pad_token_id: int) -> Batch:
-    """Add padding at the right."""
-    extra = ((0, 0), (0, columns))
-    return Batch(
-        np.pad(batch.input_ids, extra, constant_values=pad_token_id),
-        np.pad(batch.attention_mask, extra),
-        np.pad(batch.token_type_ids, extra),
-    )
+def pooled_agreement(found: Sequence[Comparison]) -> float:
+    """Share of rows of all comparisons whose highest logit is the same label's; 0 where nothing was compared."""
+    rows = sum(len(each.reference) for each in found)
+    return sum(each.agreement * len(each.reference) for each in found) / rows if rows else 0.0

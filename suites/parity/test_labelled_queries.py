@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from harness.candidate import Candidate
+from harness.errors import one_line
 from harness.evidence import Unit
 from harness.plugin import RecordMeasure
 from harness.reference import Reference
 from harness.tagging import LabelledSet, TaggedQuery
 
-from .comparison import compare_words, entities_agree, flips, non_finite, worst
+from .comparison import compare_words, non_finite
+from .divergence import LocalisationError, locate, worst_short_query
+from .ledger import entity_changes, entity_details, flip_details, flips
 
 
 def test_tokenization(
@@ -24,20 +29,33 @@ def test_tokenization(
 
 
 def test_logits(
-    reference_answers: list[TaggedQuery], answers: list[TaggedQuery], record_measure: RecordMeasure
+    reference: Reference,
+    model: Candidate,
+    reference_answers: list[TaggedQuery],
+    answers: list[TaggedQuery],
+    record_measure: RecordMeasure,
 ) -> None:
-    """Logits differ from the reference's within limits, and all are finite."""
+    """Logits differ from the reference's within limits, and all are finite; where they part is said in the details."""
     comparison = compare_words(reference_answers, answers)
-    differences = comparison.differences
+    p99 = float(np.quantile(comparison.differences, 0.99)) if comparison.differences.size else 0.0
+    parting = {"first_divergence": _first_divergence(reference, model, reference_answers, answers)}
     record_measure("compared_words", len(comparison.reference), unit=Unit.COUNT)
     record_measure("non_finite_logits", non_finite(answers), unit=Unit.COUNT)
-    record_measure("max_logit_difference", comparison.maximum, unit=Unit.LOGIT)
-    record_measure("p99_logit_difference", float(np.quantile(differences, 0.99)), unit=Unit.LOGIT)
-    record_measure("mean_logit_difference", min(float(differences.mean()), _LARGEST), unit=Unit.LOGIT)
+    record_measure("max_logit_difference", comparison.maximum, unit=Unit.LOGIT, details=parting)
+    record_measure("p99_logit_difference", p99, unit=Unit.LOGIT)
+    record_measure("mean_logit_difference", comparison.mean, unit=Unit.LOGIT)
     record_measure("relative_logit_difference", comparison.relative, unit=Unit.RATIO)
 
 
-_LARGEST = float(np.finfo(np.float64).max)
+def _first_divergence(
+    reference: Reference, model: Candidate, reference_answers: list[TaggedQuery], answers: list[TaggedQuery]
+) -> dict[str, Any]:
+    """Say where the variant leaves the reference, or why that cannot be said; it judges nothing, so it fails nothing."""
+    try:
+        query = worst_short_query(reference, reference_answers, answers)
+        return locate(reference, model, query).to_json()
+    except LocalisationError as err:
+        return {"not_located": one_line(err)}
 
 
 def test_labels(
@@ -50,12 +68,10 @@ def test_labels(
     """Words keep their labels and queries their entities; a label that changes was never a sure one."""
     changed = flips(reference_answers, answers, reference.labels, model.labels)
     words = sum(len(answer.words) for answer in reference_answers)
-    same = [
-        entities_agree(left, right, reference.labels, model.labels)
-        for left, right in zip(reference_answers, answers, strict=True)
-    ]
-    record_measure(
-        "label_agreement", 1 - len(changed) / max(words, 1), unit=Unit.SHARE, details={"worst": worst(changed)}
-    )
-    record_measure("entity_agreement", sum(same) / len(same), unit=Unit.SHARE)
-    record_measure("largest_flipped_margin", changed[0]["margin"] if changed else 0.0, unit=Unit.LOGIT)
+    others = entity_changes(reference_answers, answers, reference.labels, model.labels)
+    confident = sum(flip.is_confident for flip in changed)
+    record_measure("label_agreement", 1 - len(changed) / max(words, 1), unit=Unit.SHARE, details=flip_details(changed))
+    same = 1 - len(others) / max(len(answers), 1)
+    record_measure("entity_agreement", same, unit=Unit.SHARE, details=entity_details(others))
+    record_measure("confident_flips", confident, unit=Unit.COUNT)
+    record_measure("largest_flipped_margin", changed[0].margin if changed else 0.0, unit=Unit.LOGIT)

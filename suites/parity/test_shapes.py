@@ -1,157 +1,141 @@
-"""A variant on batches, lengths and paddings of all kinds."""
+"""A variant in batches and with paddings of all kinds."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from harness.candidate import Candidate
-from harness.errors import ArtifactError
+from harness.errors import ArtifactError, one_line
 from harness.evidence import Unit
 from harness.plugin import RecordMeasure
 from harness.reference import Reference
-from harness.tagging import Batch, LabelledSet, TaggedQuery, Window, pad, tag
+from harness.tagging import Batch, EncodedQuery, LabelledSet, TaggedQuery, Window, pad, tag_encoded
 
-from .comparison import Comparison, compare_batch, compare_words, left_padded, widened
+from .batches import in_company, left_padded, sample_of, tag_padded, widened, without_rows
+from .comparison import LARGEST, Comparison, Logits, ask, compare_words, pooled_agreement
 
 _SAMPLE = 96
 _BATCH_SIZES = (8, 32)
 _EXTRA_PADDING = 40
-_ODD_LENGTHS = (1, 2, 3, 16, 128)
+_PADDED = 32
+# A row of the model's maximum costs as much as thirty queries.
+_PADDED_TO_MAXIMUM = 4
+_LEFT_PADDED = 16
+_COLUMNS_MORE = 7
+_MASKED_BATCH = 6
 
 
-def _sample(texts: Sequence[str]) -> list[str]:
-    """Take queries evenly from the whole set, so that every file and length is among them."""
-    step = max(1, len(texts) // _SAMPLE)
-    return list(texts[::step])[:_SAMPLE]
+def test_company(
+    reference: Reference,
+    reference_answers: list[TaggedQuery],
+    model: Candidate,
+    labelled_set: LabelledSet,
+    record_measure: RecordMeasure,
+) -> None:
+    """A query is answered the same alone, with other batch mates, and with more padding; and as the reference does."""
+    sample = sample_of(reference, labelled_set, _SAMPLE)
+    queries = model.encode(sample.texts)
+    try:
+        alone = tag_encoded(model, queries, 1)
+        mates = list(in_company(model, queries, _BATCH_SIZES))
+        padded = _padded(model, queries)
+    except ArtifactError as err:
+        failure = {"failure": one_line(err)}
+        record_measure("batch_reference_logit_difference", LARGEST, unit=Unit.LOGIT, details=failure)
+        record_measure("batch_logit_difference", LARGEST, unit=Unit.LOGIT, details=failure)
+        record_measure("batch_dependent_queries", len(queries), unit=Unit.COUNT, details=failure)
+        return
+    expected = [reference_answers[position] for position in sample.positions]
+    from_reference = max(compare_words(expected, found).maximum for found in (alone, *mates))
+    record_measure("batch_reference_logit_difference", from_reference, unit=Unit.LOGIT)
+    _record_own_differences(alone, [*mates, *padded], record_measure)
 
 
-def test_company(model: Candidate, labelled_set: LabelledSet, record_measure: RecordMeasure) -> None:
-    """A query is answered the same alone, with other batch mates, and with more padding."""
-    texts = _sample(labelled_set.texts)
-    alone = tag(model, texts, batch_size=1)
-    others = [tag(model, texts, batch_size=size) for size in _BATCH_SIZES]
-    others.append(_with_padding(model, texts))
-    differences = [compare_words(alone, other).maximum for other in others]
-    changed = [
+def _padded(model: Candidate, queries: Sequence[EncodedQuery]) -> list[list[TaggedQuery]]:
+    longest = model.maximum_tokens
+    return [
+        tag_padded(model, queries[:_PADDED], _EXTRA_PADDING, longest),
+        tag_padded(model, queries[:_PADDED_TO_MAXIMUM], longest, longest),
+    ]
+
+
+def _record_own_differences(
+    alone: Sequence[TaggedQuery], others: Sequence[Sequence[TaggedQuery]], record_measure: RecordMeasure
+) -> None:
+    pairs = [(alone[: len(other)], other) for other in others]
+    worst = max(compare_words(left, right).maximum for left, right in pairs)
+    changed = sorted({text for left, right in pairs for text in _changed(left, right)})
+    record_measure("batch_logit_difference", worst, unit=Unit.LOGIT)
+    record_measure("batch_dependent_queries", len(changed), unit=Unit.COUNT, details={"queries": changed[:10]})
+
+
+def _changed(alone: Sequence[TaggedQuery], other: Sequence[TaggedQuery]) -> list[str]:
+    return [
         left.text
-        for other in others
         for left, right in zip(alone, other, strict=True)
         if not np.array_equal(left.label_ids, right.label_ids)
     ]
-    record_measure("batch_logit_difference", max(differences), unit=Unit.LOGIT)
-    record_measure(
-        "batch_dependent_queries", len(set(changed)), unit=Unit.COUNT, details={"queries": sorted(set(changed))[:10]}
-    )
-
-
-def _with_padding(model: Candidate, texts: Sequence[str]) -> list[TaggedQuery]:
-    """Tag each query alone, in a row that is mostly padding."""
-    answers = []
-    for query in model.encode(texts):
-        logits = np.zeros((len(query.words), len(model.labels)), np.float32)
-        for window in query.windows:
-            room = model.maximum_tokens - len(window.input_ids)
-            batch = widened(pad([window], model.pad_token_id), min(_EXTRA_PADDING, room), model.pad_token_id)
-            if window.heads:
-                logits[window.words] = model.logits(batch)[0, window.heads]
-        answers.append(TaggedQuery(query.text, query.words, logits))
-    return answers
-
-
-def _windows_of_length(reference: Reference, texts: Sequence[str], length: int) -> Window:
-    """Make one row of exactly `length` tokens out of real queries."""
-    ids: list[int] = []
-    types: list[int] = []
-    for query in reference.encode(texts):
-        for window in query.windows:
-            ids += window.input_ids
-            types += window.token_type_ids
-        if len(ids) >= length:
-            break
-    repeats = length // max(len(ids), 1) + 1
-    return Window((ids * repeats)[:length], (types * repeats)[:length], [], [])
-
-
-def _lengths(reference: Reference) -> list[int]:
-    longest = reference.checkpoint.maximum_tokens
-    return [length for length in _ODD_LENGTHS if length < longest] + [longest]
-
-
-def _compared(reference: Reference, model: Candidate, batches: Iterator[Batch]) -> tuple[list[Comparison], list[str]]:
-    """Compare batch by batch; a batch that the variant cannot run is reported, not raised."""
-    found: list[Comparison] = []
-    failed: list[str] = []
-    for batch in batches:
-        try:
-            found.append(compare_batch(reference, model, batch))
-        except ArtifactError as err:
-            failed.append(str(err))
-    return found, failed
-
-
-def test_lengths(
-    reference: Reference, model: Candidate, labelled_set: LabelledSet, record_measure: RecordMeasure
-) -> None:
-    """Rows of 1 token, of the model's maximum, and of lengths between answer as the reference does."""
-    texts = _sample(labelled_set.texts)
-    rows = [_windows_of_length(reference, texts, length) for length in _lengths(reference)]
-    batches = [pad([row], reference.pad_token_id) for row in rows]
-    batches.append(pad(rows[:-1], reference.pad_token_id))  # ragged: all lengths but the longest in one batch
-    found, failed = _compared(reference, model, iter(batches))
-    record_measure("failed_shapes", len(failed), unit=Unit.COUNT, details={"failures": failed})
-    record_measure("length_logit_difference", max((each.maximum for each in found), default=_NOTHING), unit=Unit.LOGIT)
-    record_measure("length_label_agreement", _agreement(found), unit=Unit.SHARE)
-
-
-_NOTHING = float(np.finfo(np.float64).max)
-
-
-def _agreement(found: Sequence[Comparison]) -> float:
-    rows = sum(len(each.reference) for each in found)
-    return sum(each.agreement * len(each.reference) for each in found) / rows if rows else 0.0
 
 
 def test_left_padding(
     reference: Reference, model: Candidate, labelled_set: LabelledSet, record_measure: RecordMeasure
 ) -> None:
-    """Padding in front of a row changes nothing that it does not change in the reference."""
-    windows = [window for query in reference.encode(_sample(labelled_set.texts)[:16]) for window in query.windows]
-    found, failed = _compared(reference, model, iter([left_padded(windows, reference.pad_token_id)]))
-    worst = max((each.maximum for each in found), default=_NOTHING)
+    """Padding in front of a row, or on both sides, changes nothing that it does not change in the reference."""
+    windows = sample_of(reference, labelled_set, _LEFT_PADDED).windows
+    batches = _padded_in_front(windows, reference.pad_token_id, reference.checkpoint.maximum_tokens)
+    asked, failed = ask(reference, model, batches)
+    found = [each.comparison for each in asked]
+    padded = [] if failed else found[1:]
+    worst = max((each.maximum for each in padded), default=LARGEST)
     record_measure("left_padding_logit_difference", worst, unit=Unit.LOGIT, details={"failures": failed})
-    record_measure("left_padding_label_agreement", _agreement(found), unit=Unit.SHARE)
+    record_measure("left_padding_label_agreement", pooled_agreement(padded), unit=Unit.SHARE)
+    # a model that counts positions from the left is moved by such padding; the reference says how much
+    own = max((Comparison(found[0].variant, each.variant).maximum for each in padded), default=LARGEST)
+    of_reference = max((Comparison(found[0].reference, each.reference).maximum for each in padded), default=LARGEST)
+    excess = max((_excess(found[0], each) for each in padded), default=LARGEST)
+    details = {"reference": of_reference}
+    record_measure("left_padding_sensitivity", own, unit=Unit.LOGIT, details=details)
+    record_measure("left_padding_excess_sensitivity", excess, unit=Unit.LOGIT)
+
+
+def _padded_in_front(windows: Sequence[Window], pad_token_id: int, longest: int) -> list[Batch]:
+    """Pad the same rows behind, in front (ragged), in front by some columns more, and on both sides."""
+    behind, front = pad(windows, pad_token_id), left_padded(windows, pad_token_id)
+    columns = min(_COLUMNS_MORE, longest - front.input_ids.shape[1])
+    both = widened(front, columns, pad_token_id)
+    return [behind, front, Batch(*(np.roll(array, columns, axis=1) for array in both)), both]
+
+
+def _excess(unpadded: Comparison, padded: Comparison) -> float:
+    """Say by how much padding moves the variant's logits elsewhere than it moves the reference's, on average."""
+    return Comparison(padded.reference - unpadded.reference, padded.variant - unpadded.variant).mean
 
 
 def test_masked_rows(
     reference: Reference, model: Candidate, labelled_set: LabelledSet, record_measure: RecordMeasure
 ) -> None:
-    """A batch with a row that is masked as a whole gives finite logits."""
-    windows = [window for query in reference.encode(_sample(labelled_set.texts)[:4]) for window in query.windows]
+    """A row that is masked as a whole gives finite logits and leaves the other rows of its batch as they are."""
+    windows = sample_of(reference, labelled_set, _MASKED_BATCH).windows
     batch = pad(windows, reference.pad_token_id)
-    batch.attention_mask[0] = 0
+    last = len(windows) - 1
+    choices = ([0], [last], [0, last], list(range(len(windows))))
     try:
-        wrong = int((~np.isfinite(model.logits(batch))).sum())
-    except ArtifactError:
-        wrong = batch.input_ids.size
+        whole = model.logits(batch)
+        found = [model.logits(without_rows(batch, masked)) for masked in choices]
+    except ArtifactError as err:
+        details = {"failure": one_line(err)}
+        record_measure("masked_row_non_finite_logits", batch.input_ids.size, unit=Unit.COUNT, details=details)
+        record_measure("masked_row_logit_difference", LARGEST, unit=Unit.LOGIT, details=details)
+        return
+    wrong = sum(int((~np.isfinite(logits)).sum()) for logits in found)
+    worst = max(_beside(whole, logits, masked) for logits, masked in zip(found, choices, strict=True))
     record_measure("masked_row_non_finite_logits", wrong, unit=Unit.COUNT)
+    record_measure("masked_row_logit_difference", worst, unit=Unit.LOGIT)
 
 
-def test_long_queries(
-    reference: Reference, model: Candidate, labelled_set: LabelledSet, record_measure: RecordMeasure
-) -> None:
-    """A query longer than the model's maximum is read to its last word, as the reference reads it."""
-    longest = reference.checkpoint.maximum_tokens
-    text = " ".join(labelled_set.texts)
-    ends = [word.end for word in reference.encode([text])[0].words][: longest + longest // 2]
-    shortened = text[: ends[-1]]
-    (left,), (right,) = reference.encode([shortened]), model.encode([shortened])
-    lost = (
-        [shortened] if list(left.words) != list(right.words) or _tagged_words(right.windows) < len(right.words) else []
-    )
-    record_measure("truncated_queries", len(lost), unit=Unit.COUNT)
-
-
-def _tagged_words(windows: Sequence[Window]) -> int:
-    return len({word for window in windows for word in window.words})
+def _beside(whole: Logits, found: Logits, masked: Sequence[int]) -> float:
+    """Largest difference in the rows that are not masked."""
+    others = np.setdiff1d(np.arange(len(whole)), masked)
+    return Comparison(whole[others].reshape(-1, 1), found[others].reshape(-1, 1)).maximum

@@ -13,6 +13,7 @@ SUITE = Suite(
         Promise("f1_micro_loss", Unit.F1),
         Promise("f1_micro_loss_bound", Unit.F1),
         Promise("worst_type_f1_loss", Unit.F1),
+        Promise("worst_type_f1_loss_bound", Unit.F1),
         Promise("token_accuracy", Unit.SHARE),
     ),
 )
