@@ -27,6 +27,7 @@ _LISTS = (
     "worst", "queries",
 )  # fmt: skip
 _LONGEST_REASON = 240
+_PROBLEMS_OF_A_REJECTION = 2
 
 
 def print_verdict(verdict: Verdict, evidence_folder: Path, *, subject: str) -> None:
@@ -42,12 +43,24 @@ def print_verdict(verdict: Verdict, evidence_folder: Path, *, subject: str) -> N
         console.print(f"  broken: {escape(str(finding))}", highlight=False, soft_wrap=True)
         if why := reason(finding):
             console.print(f"          {escape(why)}", highlight=False, soft_wrap=True, style="dim")
-    for problem in verdict.problems:
+    for problem in problems_to_show(verdict):
         console.print(f"  problem: {escape(problem)}", highlight=False, soft_wrap=True)
     for finding in verdict.findings:
         if finding.standing is Standing.WAIVED:
             console.print(f"  waived: {escape(str(finding))}", highlight=False, soft_wrap=True)
     console.print(f"evidence: {escape(str(evidence_folder))}", highlight=False, soft_wrap=True)
+
+
+def problems_to_show(verdict: Verdict) -> list[str]:
+    """Pick the problems that a person has to read: all of them, unless broken limits have decided already.
+
+    A model that cannot be loaded fails most tests; the limit that says so comes first, not the wreckage behind it.
+    """
+    problems = list(verdict.problems)
+    if verdict.decision is not Decision.REJECTED or len(problems) <= _PROBLEMS_OF_A_REJECTION:
+        return problems
+    more = len(problems) - _PROBLEMS_OF_A_REJECTION
+    return [*problems[:_PROBLEMS_OF_A_REJECTION], f"{more} more that follow from the broken limits; see verdict.json"]
 
 
 def reason(finding: Finding) -> str:

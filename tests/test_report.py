@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from harness.evidence import Measure, MeasureKey, Unit
-from harness.report import print_verdict, reason
+from harness.report import print_verdict, problems_to_show, reason
 from harness.verdict import Decision, Finding, Limit, Standing, Verdict
 
 
@@ -46,3 +46,12 @@ def test_a_broken_limit_is_printed_with_its_reason(capsys):
     lines = capsys.readouterr().out.splitlines()
     place = next(number for number, line in enumerate(lines) if "broken: artifact.fp32.load_failures = 1" in line)
     assert lines[place + 1].strip() == "[bold]odd[/bold] file"
+
+
+@pytest.mark.parametrize(("decision", "shown"), [(Decision.REJECTED, 3), (Decision.INCOMPLETE, 9)])
+def test_problems_behind_a_rejection(decision, shown):
+    """Of a rejected candidate the broken limits speak; of one that could not be judged every problem does."""
+    verdict = Verdict(decision, (finding({}),), tuple(f"problem {number}" for number in range(9)))
+    lines = problems_to_show(verdict)
+    assert len(lines) == shown
+    assert (lines[-1] == "7 more that follow from the broken limits; see verdict.json") == (shown < 9)
