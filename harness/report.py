@@ -60,7 +60,7 @@ def problems_to_show(verdict: Verdict) -> list[str]:
     if verdict.decision is not Decision.REJECTED or len(problems) <= _PROBLEMS_OF_A_REJECTION:
         return problems
     more = len(problems) - _PROBLEMS_OF_A_REJECTION
-    return [*problems[:_PROBLEMS_OF_A_REJECTION], f"{more} more that follow from the broken limits; see verdict.json"]
+    return [*problems[:_PROBLEMS_OF_A_REJECTION], f"{more} more; see verdict.json"]
 
 
 def reason(finding: Finding) -> str:
