@@ -282,16 +282,29 @@ class _Check:
                 raise
 
     def _try_chain(self, trials: Sequence[Trial], host: Host | None, total: int) -> list[TrialResult]:
-        results = []
-        for trial in trials:
-            results.append(self._try(trial, host))
-            if results[-1].outcome is not Outcome.CAUGHT:
-                break
+        results = self._falling(trials, host)
         self._tell(trials[0].defect.name, total)
         for result in results[:1]:
             if result.outcome in {Outcome.MISSED, Outcome.FALSE_ALARM, Outcome.UNDECIDED}:
                 self._progress.line(f"{result.outcome.value}: {result.trial} {explained(result)}")
         return results
+
+    def _falling(self, trials: Sequence[Trial], host: Host | None) -> list[TrialResult]:
+        """Try falling strengths up to the first that passes.
+
+        An exact variant is to show the weakest one already: where it does, the stronger ones are not tried.
+        """
+        last: list[TrialResult] = []
+        if len(trials) > 1 and trials[0].variant is Variant.FP32:
+            last = [self._try(trials[-1], host)]
+            if last[0].outcome is not Outcome.MISSED:
+                return last
+        results = []
+        for trial in trials[: len(trials) - len(last)]:
+            results.append(self._try(trial, host))
+            if results[-1].outcome is not Outcome.CAUGHT:
+                return results
+        return [*results, *last]
 
     def _tell(self, name: str, total: int) -> None:
         """Say how far it is; every twentieth time on a line that stays, for a log shows no other."""

@@ -270,8 +270,9 @@ def _draw_kinds(axes: Axes, check: SelfCheck) -> None:
 def _draw_grades(axes: Axes, groups: Sequence[Sequence[TrialResult]]) -> None:
     for row, results in enumerate(groups):
         strengths = results[0].trial.defect.strengths
-        for place in range(len(strengths)):
-            result = results[place] if place < len(results) else None
+        tried = {result.trial.strength: result for result in results}
+        for place, strength in enumerate(strengths):
+            result = tried.get(strength)
             caught = result is not None and result.outcome is Outcome.CAUGHT
             colour = _GREY if result is None else _GOOD if caught else _BAD
             axes.plot(place, row, marker="o" if caught else "x", color=colour, linestyle="none")

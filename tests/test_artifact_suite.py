@@ -85,6 +85,7 @@ def measured(folder, reference):
         test_models.test_versions(graph, record)
         test_models.test_precision(graph, record)
         test_models.test_saturation(candidate, graph, record)
+        test_models.test_scales(candidate, graph, record)
     return found
 
 
@@ -241,6 +242,20 @@ def full_range_weights(model):
             tensor.CopyFrom(numpy_helper.from_array(full, tensor.name))
 
 
+def spoiled_scale(value):
+    """Give the last channel of one weight another scale."""
+
+    def spoil(model):
+        tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+        names = [node.input[1] for node in model.graph.node if node.op_type == "DequantizeLinear"]
+        tensor = next(tensors[name] for name in names if numpy_helper.to_array(tensors[name]).ndim == 1)
+        scales = numpy_helper.to_array(tensor).copy()
+        scales[-1] = value
+        tensor.CopyFrom(numpy_helper.from_array(scales, tensor.name))
+
+    return lambda folder: edit_model(folder / INT8, spoil)
+
+
 def serve_otherwise(**changes):
     return lambda folder: edit_json(folder / MANIFEST, serving={**SERVING, **changes})
 
@@ -366,6 +381,9 @@ DAMAGES = {
         lambda folder: shutil.copy(folder / FP32, folder / INT8),
         {"int8.quantized_weight_share"},
     ),
+    "a channel's scale is zero": (spoiled_scale(0.0), {"int8.unusable_scales"}),
+    "a channel's scale is negative": (spoiled_scale(-0.5), {"int8.unusable_scales"}),
+    "a channel's scale is no number": (spoiled_scale(float("nan")), {"int8.unusable_scales"}),
     "weights that clamp on the target": (full_range_for_avx2, {"int8.saturating_products"}),
 }
 # What ONNX's checker or this onnxruntime says of a version is theirs to change.

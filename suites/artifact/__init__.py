@@ -23,6 +23,7 @@ SUITE = Suite(
         Promise("ir_version", Unit.COUNT),
         Promise("quantized_weight_share", Unit.SHARE),
         Promise("saturating_products", Unit.COUNT),
+        Promise("unusable_scales", Unit.COUNT),
         Promise("size_ratio_to_reference", Unit.RATIO),
         Promise("file_size", Unit.MEBIBYTE),
     ),

@@ -22,6 +22,7 @@ from .model_file import (
     stored_bytes,
 )
 from .saturation import saturating_products
+from .scales import unusable_scales
 
 _MEBIBYTE = 1 << 20
 # CPUs whose instructions add products in 32 bits; see harness.quantize, which makes models for them.
@@ -107,6 +108,12 @@ def test_saturation(candidate: Artifact, graph: onnx.ModelProto, record_measure:
     counted = [] if target in _TARGETS_THAT_DO_NOT_SATURATE else found
     details = {"problems": [_remedy(target), *counted[:10]] if counted else [], "target": target, "found": len(found)}
     record_measure("saturating_products", len(counted), unit=Unit.COUNT, details=details)
+
+
+def test_scales(candidate: Artifact, graph: onnx.ModelProto, record_measure: RecordMeasure) -> None:
+    """Every stored scale is a finite number above zero."""
+    found = unusable_scales(graph, candidate.model_folder)
+    record_measure("unusable_scales", len(found), unit=Unit.COUNT, details={"problems": found[:10]})
 
 
 def _promised_target(candidate: Artifact) -> str | None:
