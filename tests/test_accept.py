@@ -81,9 +81,11 @@ def test_the_first_release(staging, output):
 
 
 def test_the_manifest_says_who_accepted_it(staging, output):
-    """The manifest of a release says ACCEPTED and names the verdict; all else in it stays."""
-    accept(staging, output, run_id="run-1", verdict_digest=DIGEST)
-    assert manifest_of(output) == {**manifest_of(staging), "decision": "ACCEPTED", "verdict_digest": DIGEST}
+    """The manifest of a release says ACCEPTED, names the verdict and has the contract; all else in it stays."""
+    contract = {"parity.int8.batch_logit_difference": {"value": 0.0, "unit": "logit", "limit": "≤ 0.001"}}
+    accept(staging, output, run_id="run-1", verdict_digest=DIGEST, contract=contract)
+    accepted = {"decision": "ACCEPTED", "verdict_digest": DIGEST, "contract": contract}
+    assert manifest_of(output) == {**manifest_of(staging), **accepted}
     assert manifest_of(staging)["decision"] == "UNJUDGED"
 
 
