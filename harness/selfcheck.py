@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
-from itertools import chain
+from itertools import chain, product
 from pathlib import Path
 
 from harness.artifact import Variant, open_artifact
@@ -249,18 +249,33 @@ class _Check:
         }
 
     def _baseline(self, hosts: Sequence[WarmProcess]) -> Verdict:
-        """Judge the good export, and hand what the reference said to every process."""
-        answers = self._workplace / "answers.npz"
-        hosts[0].wait_until_ready()
-        hosts[0].save_answers(answers)
-        suites = {name: found for name, found in self._rules.suites.items() if name != _LATENCY}
-        verdict = self._judge(self._candidate, suites, self._run.folder / "good", hosts[0])
+        """Judge the good export, each suite by itself, and hand what the reference said to every process."""
+        names = [name for name in self._rules.suites if name != _LATENCY]
+        free: queue.SimpleQueue[WarmProcess] = queue.SimpleQueue()
         for host in hosts:
-            if host is not hosts[0]:
-                host.wait_until_ready()
-            if answers.exists():
-                host.load_answers(answers)
-        return verdict
+            host.wait_until_ready()
+            free.put(host)
+
+        def judged(name: str) -> Verdict:
+            host = free.get()
+            host.save_answers(self._answers(name))
+            try:
+                return self._judge(
+                    self._candidate, {name: self._rules.suites[name]}, self._run.folder / "good" / name, host
+                )
+            finally:
+                free.put(host)
+
+        # the last suite, with its generated queries, takes longest
+        with ThreadPoolExecutor(len(hosts)) as pool:
+            verdicts = list(pool.map(judged, reversed(names)))
+        for name, host in product(names, hosts):
+            if self._answers(name).exists():
+                host.load_answers(self._answers(name))
+        return _together(verdicts)
+
+    def _answers(self, suite: str) -> Path:
+        return self._workplace / f"answers-{suite}.npz"
 
     def _try_all(self, chains: Sequence[list[Trial]], hosts: Sequence[WarmProcess], total: int) -> list[TrialResult]:
         free: queue.SimpleQueue[WarmProcess] = queue.SimpleQueue()
@@ -353,6 +368,17 @@ class _Check:
         stops = candidate != self._candidate  # of the good export a person wants to see every limit that it breaks
         evidence = judge(question, folder, time_limit_s=_TIME_LIMIT_S, host=host, stop_when_rejected=stops)
         return decide(self._rules.policy, promised, evidence)
+
+
+def _together(verdicts: Sequence[Verdict]) -> Verdict:
+    """Put verdicts on parts of the evidence together: the worst decision stands."""
+    decisions = {verdict.decision for verdict in verdicts}
+    worst = next(
+        decision for decision in (Decision.REJECTED, Decision.INCOMPLETE, Decision.ACCEPTED) if decision in decisions
+    )
+    findings = chain.from_iterable(verdict.findings for verdict in verdicts)
+    problems = chain.from_iterable(verdict.problems for verdict in verdicts)
+    return Verdict(worst, tuple(sorted(findings, key=lambda finding: finding.measure.key)), tuple(problems))
 
 
 _OUTCOMES = {
