@@ -24,6 +24,7 @@ from harness.errors import AcceptanceError, BrokenSuiteError, HarnessError, Miss
 from harness.progress import ScreenProgress
 
 if TYPE_CHECKING:
+    from harness.history import Entry
     from harness.pipeline import Judgement
     from harness.verdict import Decision as _Decision
 
@@ -34,6 +35,7 @@ _RESULTS = Path("results")
 _TIME_LIMIT_S = 900
 _BATCH = 32
 _LONGEST_MESSAGE = 4000
+_LISTED_RUNS = 20
 
 
 class ExitCode(IntEnum):
@@ -123,6 +125,8 @@ def build_parser() -> argparse.ArgumentParser:
     _add_selfcheck(commands)
     _add_verify(commands)
     _add_extract(commands)
+    _add_compare(commands)
+    _add_history(commands)
     return parser
 
 
@@ -213,8 +217,8 @@ def _add_judge(commands: Commands[argparse.ArgumentParser]) -> None:
 
 
 def _add_selfcheck(commands: Commands[argparse.ArgumentParser]) -> None:
-    text = "plant known defects into a good export, and tell which of them this policy and these data would catch"
-    parser = commands.add_parser("selfcheck", help=text, description=text)
+    text = "Plant known defects into a good export, and tell which of them this policy and these data would catch."
+    parser = commands.add_parser("selfcheck", help="plant known defects: which would be caught?", description=text)
     parser.add_argument("--model", type=Path, default=_MODEL, metavar="DIR", help="checkpoint (default: %(default)s)")
     candidate_help = "a good export of it (default: one is made, with both variants)"
     parser.add_argument("--candidate", type=Path, metavar="DIR", help=candidate_help)
@@ -246,6 +250,59 @@ def _add_extract(commands: Commands[argparse.ArgumentParser]) -> None:
     parser.add_argument("--detailed", action="store_true", help="with places and scores")
     parser.add_argument("--variant", choices=("fp32", "int8"), help="default: what the manifest says")
     parser.set_defaults(run=_extract)
+
+
+def _add_compare(commands: Commands[argparse.ArgumentParser]) -> None:
+    text = "hold a run against an earlier one: every measure with its change, a bound, and a verdict"
+    parser = commands.add_parser("compare", help=text, description=text)
+    which = "a run or the beginning of its name, a release folder, a git revision, last, previous or accepted"
+    parser.add_argument("subject", nargs="?", metavar="A", help=f"{which} (default: last)")
+    parser.add_argument(
+        "baseline",
+        nargs="?",
+        metavar="B",
+        help="what A is held against (default: with A the last accepted run before it, without A the run before)",
+    )
+    _add_choice_of_runs(parser)
+    tolerance_help = "what is no difference yet, as in time=0.15; kinds: time, size, score, closeness, count"
+    parser.add_argument("--tolerance", action="append", default=[], metavar="KIND=SHARE", help=tolerance_help)
+    parser.add_argument("--across-machines", action="store_true", help="compare times of different machines, too")
+    absolute_help = "count milliseconds and queries a second, too: for machines that do nothing else"
+    parser.add_argument("--absolute-times", action="store_true", help=absolute_help)
+    parser.add_argument("--fail-on-regression", action="store_true", help="exit with 1 where a measure is worse")
+    first_help = "exit with 0 where there is no earlier run to compare with"
+    parser.add_argument("--allow-first", action="store_true", help=first_help)
+    parser.set_defaults(run=_compare)
+
+
+def _add_history(commands: Commands[argparse.ArgumentParser]) -> None:
+    text = "list the runs, or show one measure over time with its change points"
+    parser = commands.add_parser("history", help=text, description=text)
+    measure_help = "a measure, or a part of its name that no other has, such as int8.f1_micro_loss_bound"
+    parser.add_argument("measure", nargs="?", metavar="MEASURE", help=measure_help)
+    _add_choice_of_runs(parser)
+    last_help = f"only the latest so many runs (default: {_LISTED_RUNS} in the list, all of a measure)"
+    parser.add_argument("--last", type=_count, metavar="N", help=last_help)
+    parser.add_argument("--figure", type=Path, metavar="FILE", help="draw the measure: .svg, .png or .pdf")
+    rebuild_help = "write the history again, from what is whole in it and from the runs' folders"
+    parser.add_argument("--rebuild", action="store_true", help=rebuild_help)
+    parser.set_defaults(run=_history)
+
+
+def _add_choice_of_runs(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--results", type=Path, default=_RESULTS, metavar="DIR", help="where runs are kept (default: %(default)s)"
+    )
+    parser.add_argument("--line", metavar="NAME", help="only runs of this release line")
+    parser.add_argument("--machine", metavar="ID", help="only runs of the machine whose id begins like this")
+    parser.add_argument("--json", action="store_true", help="print a JSON document")
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        message = f"{text} is not a number of runs"
+        raise argparse.ArgumentTypeError(message)
+    return int(text)
 
 
 def _release(options: argparse.Namespace) -> ExitCode:
@@ -407,6 +464,89 @@ def _extract(options: argparse.Namespace) -> ExitCode:
     for batch in _batches(queries, size):
         for answer in ner.batch_extract_detailed(batch):
             _print_json(answer if options.detailed else answer["entities"])
+    return ExitCode.FINE
+
+
+def _compare(options: argparse.Namespace) -> ExitCode:
+    from harness.comparison import Rules, compare_runs, tolerances_from
+    from harness.comparison_report import print_comparison, to_json
+    from harness.history import read_history
+    from harness.selection import LAST, PREVIOUS, NothingEarlierError, choose_pair
+
+    rules = Rules(tolerances_from(options.tolerance), options.across_machines, options.absolute_times)
+    baseline = options.baseline or (None if options.subject else PREVIOUS)
+    entries = read_history(options.results)
+    choice = {"line": options.line, "machine": options.machine}
+    try:
+        pair = choose_pair(entries, options.subject or LAST, baseline, Path(), **choice)
+    except NothingEarlierError as err:
+        if not options.allow_first:
+            raise
+        print(f"note: {one_line(err)}", file=sys.stderr)
+        return ExitCode.FINE
+    comparison = compare_runs(pair.subject, pair.baseline, rules)
+    if options.json:
+        _print_json(to_json(comparison), indent=2)
+    else:
+        print_comparison(comparison)
+    if not options.fail_on_regression:
+        return ExitCode.FINE
+    if not comparison.decided:
+        print("harness: not one measure of the two runs can be compared.", file=sys.stderr)
+        return ExitCode.COULD_NOT_JUDGE
+    return ExitCode.REJECTED if comparison.regressions else ExitCode.FINE
+
+
+def _history(options: argparse.Namespace) -> ExitCode:
+    from harness.history import read_history
+    from harness.selection import filtered
+
+    if options.rebuild:
+        return _rebuild(options)
+    if options.figure is not None and options.measure is None:
+        message = "--figure draws one measure. Name it: harness history MEASURE --figure FILE."
+        raise UsageError(message)
+    entries = filtered(read_history(options.results), options.line, options.machine)
+    if options.measure is not None:
+        return _show_measure(entries, options)
+    from harness.history_report import print_runs, runs_to_json
+
+    last = options.last or _LISTED_RUNS
+    if options.json:
+        _print_json(runs_to_json(entries[-last:]), indent=2)
+    else:
+        print_runs(entries, last)
+    return ExitCode.FINE
+
+
+def _show_measure(entries: Sequence[Entry], options: argparse.Namespace) -> ExitCode:
+    from harness.history_report import check_figure, draw_series, print_series, series_to_json
+    from harness.series import find_measure, series_of
+
+    if options.figure is not None:
+        check_figure(options.figure)
+    series = series_of(entries, find_measure(entries, options.measure), options.last)
+    if options.json:
+        _print_json(series_to_json(series), indent=2)
+    else:
+        print_series(series)
+    if options.figure is not None:
+        draw_series(series, options.figure)
+        print(f"figure: {options.figure}", file=sys.stderr)
+    return ExitCode.FINE
+
+
+def _rebuild(options: argparse.Namespace) -> ExitCode:
+    from harness.recording import rebuild
+
+    rebuilt = rebuild(options.results)
+    for damage in rebuilt.dropped:
+        print(f"line {damage.number} {damage.error}", file=sys.stderr)
+    for problem in rebuilt.unreadable:
+        print(f"not taken up: {problem}", file=sys.stderr)
+    if rebuilt.damaged_copy is not None:
+        print(f"the history as it was: {rebuilt.damaged_copy}", file=sys.stderr)
+    print(f"{rebuilt.runs} runs, {rebuilt.runs - rebuilt.kept} of them from their folders")
     return ExitCode.FINE
 
 

@@ -44,6 +44,10 @@ class DocumentError(HarnessError):
     """A JSON document of the harness is damaged or of another version."""
 
 
+class HistoryError(HarnessError):
+    """The history of runs is damaged, or a run that was asked for is not in it."""
+
+
 class MissingPackageError(HarnessError):
     """A command needs the `release` extra, which is not installed."""
 

@@ -17,15 +17,19 @@ from harness.accept import accept
 from harness.artifact import Variant, file_digest, open_artifact
 from harness.checkpoint import Checkpoint, open_checkpoint
 from harness.documents import Json
-from harness.errors import UsageError, one_line
+from harness.errors import HarnessError, UsageError, one_line
 from harness.evidence import Evidence
 from harness.export_onnx import check_output, check_writable, write_export, write_unjudged_manifest
+from harness.history import RunKind
 from harness.judge import DEFAULT_TIME_LIMIT_S, Question, judge
 from harness.judging_data import default_data, split_for_calibration, write_labelled_set
 from harness.labelled_data import read_labelled_set
 from harness.policy import load_policy
 from harness.progress import Progress, Silence, stage
+from harness.recording import Circumstances, memory_gib, record_run
+from harness.reporting import write_reports
 from harness.results import Run, new_run, write_verdict
+from harness.revision import revision_of
 from harness.suite import FoundSuite, choose, discover
 from harness.tagging import LabelledSet
 from harness.timing import SystemClock
@@ -192,17 +196,23 @@ def release(
     candidate = run.folder / CANDIDATE_FOLDER
     question = Question(candidate, model, judged_with, policy, rules.suites, state)
     judgement = _judge(question, rules.policy, run, took, time_limit_s, progress)
-    if judgement.verdict.decision is Decision.ACCEPTED:
-        with stage(progress, "accept", took):
-            accept(
-                candidate,
-                output,
-                judged_digest=judgement.evidence.candidate_digest,
-                run_id=run.name,
-                verdict_digest=file_digest(run.verdict_path),
-                contract=_contract(rules, judgement),
-            )
-        shutil.rmtree(candidate)
+    served = None
+    try:
+        if judgement.verdict.decision is Decision.ACCEPTED:
+            with stage(progress, "accept", took):
+                accept(
+                    candidate,
+                    output,
+                    judged_digest=judgement.evidence.candidate_digest,
+                    run_id=run.name,
+                    verdict_digest=file_digest(run.verdict_path),
+                    contract=_contract(rules, judgement),
+                )
+            served = output
+            shutil.rmtree(candidate)
+    finally:
+        _record(judgement, RunKind.RELEASE, served, progress)
+        _report(judgement, progress)
     return judgement
 
 
@@ -379,7 +389,26 @@ def judge_candidate(
     queries = read_data(checkpoint, data, progress)
     run = new_run(results)
     question = Question(candidate, reference, queries.paths, policy, rules.suites, state)
-    return _judge(question, rules.policy, run, {}, time_limit_s, progress)
+    judgement = _judge(question, rules.policy, run, {}, time_limit_s, progress)
+    _record(judgement, RunKind.JUDGE, None, progress)
+    _report(judgement, progress)
+    return judgement
+
+
+def _record(judgement: Judgement, kind: RunKind, served: Path | None, progress: Progress) -> None:
+    """Append the run to the history. The verdict stands without it, so what hinders it is said and no more."""
+    folder = judgement.run.folder
+    circumstances = Circumstances(kind, served, memory_gib(), revision_of(Path()), judgement.stages_s)
+    try:
+        record_run(folder.parent, folder.name, circumstances)
+    except HarnessError as err:
+        progress.line(f"note: the run is not in the history: {one_line(err)}")
+
+
+def _report(judgement: Judgement, progress: Progress) -> None:
+    """Write what tells people about the run. The verdict stands without it, so what hinders it is said and no more."""
+    for note in write_reports(judgement.run.folder):
+        progress.line(f"note: {note}")
 
 
 def _judge(

@@ -773,7 +773,9 @@ def test_a_suite_that_does_not_import_ends_with_3(command):
     """A suite that is announced and does not load is named before anything is judged; nothing is accepted without it."""
     code, out, err = command("acme_broken", GOOD, declaration="raise OSError('unplugged')\n")
     assert (code, out) == (3, "")
-    assert "INCOMPLETE: the suite 'acme_broken' (acme_broken:SUITE from acme) does not import: OSError: unplugged" in err
+    assert (
+        "INCOMPLETE: the suite 'acme_broken' (acme_broken:SUITE from acme) does not import: OSError: unplugged" in err
+    )
 
 
 WAIVER = '[[waivers]]\nmeasure = "{name}.release.{measure}"\nreason = "{reason}"\nexpires = {expires}\n'

@@ -47,7 +47,8 @@ def run_release(tiny_checkpoint, tiny_data, place, fake_judge, fast_export):
 
 def runs_in(place):
     """The folders of the runs."""
-    return sorted(path for path in (place / "results").iterdir() if path.name != pipeline.STATE_FOLDER)
+    found = (path for path in (place / "results").iterdir() if path.is_dir())
+    return sorted(path for path in found if path.name != pipeline.STATE_FOLDER)
 
 
 def test_what_passes_is_accepted(run_release, place, fake_judge):
@@ -79,7 +80,8 @@ def test_what_an_accepted_run_leaves(run_release, place):
     """Verdict and evidence stay in results; the candidate, which is served now, does not lie there twice."""
     judgement = run_release()
     assert runs_in(place) == [judgement.run.folder]
-    assert names_in(judgement.run.folder) == ["evidence.json", "verdict.json"]
+    assert {"evidence.json", "verdict.json", "history-line.json"} <= set(names_in(judgement.run.folder))
+    assert "candidate" not in names_in(judgement.run.folder)
     document = json.loads(judgement.run.verdict_path.read_text(encoding="utf-8"))
     assert document == judgement.document
     assert document["decision"] == "ACCEPTED"

@@ -1,0 +1,84 @@
+"""How far two samples lie apart: the Hodges-Lehmann estimate, with a distribution-free confidence interval.
+
+Knows nothing of runs or measures, and assumes of the two samples only that they differ by a shift.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from math import comb, sqrt
+from statistics import NormalDist
+
+import numpy as np
+
+CONFIDENCE = 0.99
+# Beyond so many pairs the normal approximation is exact to a rank or two, and counting every order takes seconds.
+_MOST_COUNTED_PAIRS = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Shift:
+    """How much higher one sample lies than the other, and where that lies with 99 % confidence, two-sided.
+
+    Without `low` and `high` the samples are too small to say so.
+    """
+
+    estimate: float
+    low: float | None
+    high: float | None
+
+
+def shift(subject: Sequence[float], baseline: Sequence[float]) -> Shift:
+    """Estimate how much higher `subject` lies than `baseline`.
+
+    The estimate is the median of all pairwise differences (Hodges & Lehmann 1963). The interval is Moses': the
+    differences at the ranks that the Mann-Whitney test does not reject (Hollander, Wolfe & Chicken, Nonparametric
+    Statistical Methods, 3rd ed., section 4.3). It needs no normal distribution, and a few outliers do not move it.
+
+    Raises:
+        ValueError: a sample is empty.
+    """
+    if not subject or not baseline:
+        message = "a sample is empty, so there is no shift to estimate"
+        raise ValueError(message)
+    differences = np.sort(
+        np.subtract.outer(np.asarray(subject, np.float64), np.asarray(baseline, np.float64)), axis=None
+    )
+    rank = _rank(len(subject), len(baseline))
+    estimate = float(np.median(differences))
+    if rank == 0:
+        return Shift(estimate, None, None)
+    return Shift(estimate, float(differences[rank - 1]), float(differences[-rank]))
+
+
+@lru_cache(maxsize=32)
+def _rank(one: int, other: int) -> int:
+    """Find the largest rank k whose interval, k-th smallest to k-th largest difference, covers with 99 %; 0 for none.
+
+    The interval misses the true shift with probability 2 P(U ≤ k - 1), U being Mann and Whitney's statistic.
+    """
+    allowed = (1 - CONFIDENCE) / 2
+    if one * other > _MOST_COUNTED_PAIRS:
+        spread = sqrt(one * other * (one + other + 1) / 12)
+        return max(int(one * other / 2 + NormalDist().inv_cdf(allowed) * spread), 0)
+    total = comb(one + other, one)
+    below = rank = 0
+    for count in _orders(one, other):
+        below += count
+        if below > allowed * total:
+            return rank
+        rank += 1
+    return rank
+
+
+def _orders(one: int, other: int) -> list[int]:
+    """Count the orders of two samples that have U = 0, 1, 2, …: the coefficients of the Gaussian binomial."""
+    counts = [1] + [0] * (one * other)
+    for factor in range(1, one + 1):
+        for place in range(len(counts) - 1, other + factor - 1, -1):
+            counts[place] -= counts[place - other - factor]
+        for place in range(factor, len(counts)):
+            counts[place] += counts[place - factor]
+    return counts
