@@ -305,21 +305,16 @@ class _Check:
         return results
 
     def _falling(self, trials: Sequence[Trial], host: Host | None) -> list[TrialResult]:
-        """Try falling strengths up to the first that passes.
-
-        An exact variant is to show the weakest one already: where it does, the stronger ones are not tried.
-        """
-        last: list[TrialResult] = []
-        if len(trials) > 1 and trials[0].variant is Variant.FP32:
-            last = [self._try(trials[-1], host)]
-            if last[0].outcome is not Outcome.MISSED:
-                return last
+        """Try the weakest strength; if it passes, falling ones from the strongest on up to the first that passes."""
+        weakest = self._try(trials[-1], host)
+        if len(trials) == 1 or weakest.outcome is not Outcome.MISSED:
+            return [weakest]
         results = []
-        for trial in trials[: len(trials) - len(last)]:
+        for trial in trials[:-1]:
             results.append(self._try(trial, host))
             if results[-1].outcome is not Outcome.CAUGHT:
                 return results
-        return [*results, *last]
+        return [*results, weakest]
 
     def _tell(self, name: str, total: int) -> None:
         """Say how far it is; every twentieth time on a line that stays, for a log shows no other."""

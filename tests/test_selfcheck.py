@@ -10,7 +10,7 @@ import pytest
 from harness import selfcheck as module
 from harness.artifact import Variant
 from harness.defects import Defect, DefectNotApplicableError, Kind, Strength, Unplanted
-from harness.defects.defect import BOTH, FP32, INT8, WHOLE
+from harness.defects.defect import BOTH, FP32, WHOLE
 from harness.errors import ArtifactError, UsageError
 from harness.evidence import Evidence, Measure, Result
 from harness.evidence import Outcome as Ended
@@ -178,7 +178,7 @@ def test_the_decision(check, says, decision):
 
 
 def test_strengths_fall_until_one_passes(check, judged):
-    """Strengths fall up to the first that passes, the weakest first in FP32; both ends of the line are named."""
+    """Strengths fall up to the first that passes, after the weakest has passed; both ends of the line are named."""
     found = check([defect("graded", marking("graded"), strengths=STRENGTHS)])
     assert [strength for says, strength, _, _ in judged.asked if says == "graded"] == ["0.1", "0.4", "0.3", "0.2"]
     (results,) = graded(found)
@@ -199,19 +199,12 @@ def test_a_graded_defect_that_is_never_caught_is_missed(check, judged):
 
 
 def test_a_graded_defect_that_is_always_caught(check, judged):
-    """Where FP32 shows even the weakest, nothing passed and nothing stronger is tried."""
+    """Where even the weakest is caught, nothing passed and nothing stronger is tried."""
     judged.catches_from = 0.0
     found = check([defect("graded", marking("graded"), strengths=STRENGTHS)])
     assert [strength for says, strength, _, _ in judged.asked if says == "graded"] == ["0.1"]
     assert largest_passed(graded(found)[0]) is None
     assert (found.caught, len(found.heads)) == (1, 1)
-
-
-def test_int8_begins_with_the_strongest(check, judged, tiny_quantized):
-    """INT8 rounds, so its strengths fall from the strongest on, and the weaker ones behind the first that passes are not tried."""
-    found = check([defect("graded", marking("graded"), INT8, strengths=STRENGTHS)], candidate=tiny_quantized)
-    assert [strength for says, strength, _, _ in judged.asked if says == "graded"] == ["0.4", "0.3", "0.2"]
-    assert smallest_caught(graded(found)[0]).trial.strength.value == 0.3
 
 
 @pytest.mark.parametrize(("good", "decision"), [("bad", Decision.REJECTED), ("crash", Decision.INCOMPLETE)])

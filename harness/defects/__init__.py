@@ -38,7 +38,7 @@ UNPLANTED: tuple[Unplanted, ...] = (
     Unplanted(
         "slowdown",
         "the files are right; the new release is only slower than the last one",
-        "the latency suite's comparison with the last accepted release",
+        "harness compare --fail-on-regression, which holds a run against the last accepted one",
     ),
     Unplanted(
         "host-threads",

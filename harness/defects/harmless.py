@@ -175,31 +175,35 @@ def _harmless(
     plant: Callable[[Workpiece, float], None],
     variants: tuple[Variant, ...] = BOTH,
     *,
-    other_numbers: bool = False,
+    other_texts: bool = False,
 ) -> Defect:
-    """Judged by every suite but latency; by generated queries only if the numbers or the tokenizer's file are others."""
-    return Defect(name, kind, summary, plant, variants, (*_SUITES, "queries") if other_numbers else _SUITES)
+    """Judged by generated queries, too, where files are others that decide how a text is read."""
+    return Defect(name, kind, summary, plant, variants, (*_SUITES, "queries") if other_texts else _SUITES)
 
 
 CHANGES = (
-    _harmless("renamed-nodes", Kind.GRAPH, "nodes and inner tensors have other names", on_graph(_renamed)),
-    _harmless("without-shapes", Kind.GRAPH, "inner tensors have no declared shapes", on_graph(_without_shapes)),
-    _harmless("reordered-graph", Kind.GRAPH, "weights and nodes are stored in another order", on_graph(_reordered)),
-    _harmless("reordered-inputs", Kind.GRAPH, "the inputs are declared in another order", on_graph(_reordered_inputs)),
-    _harmless("extra-output", Kind.GRAPH, "the graph also returns the embeddings", on_graph(_extra_output)),
+    _harmless("renamed-nodes", Kind.GRAPH, "nodes and inner tensors have other names", on_graph(_renamed), WHOLE),
+    _harmless("without-shapes", Kind.GRAPH, "inner tensors have no declared shapes", on_graph(_without_shapes), WHOLE),
+    _harmless(
+        "reordered-graph", Kind.GRAPH, "weights and nodes are stored in another order", on_graph(_reordered), WHOLE
+    ),
+    _harmless(
+        "reordered-inputs", Kind.GRAPH, "the inputs are declared in another order", on_graph(_reordered_inputs), WHOLE
+    ),
+    _harmless("extra-output", Kind.GRAPH, "the graph also returns the embeddings", on_graph(_extra_output), WHOLE),
     _harmless("constant-nodes", Kind.GRAPH, "weights are Constant nodes", on_graph(_constant_nodes)),
-    _harmless("other-metadata", Kind.GRAPH, "the file names another producer", on_graph(_other_metadata)),
+    _harmless("other-metadata", Kind.GRAPH, "the file names another producer", on_graph(_other_metadata), WHOLE),
     _harmless("newer-opset", Kind.GRAPH, "the graph is converted to the next opset", _newer_opset),
     _harmless(
         "optimized-offline",
         Kind.GRAPH,
         "onnxruntime's optimised graph is the model",
         _optimized_offline,
-        other_numbers=True,
+        other_texts=True,
     ),
     _harmless("external-data", Kind.FILES, "the weights are in a file of their own, whole", _external_data),
     _harmless(
-        "exported-again", Kind.FILES, "the checkpoint is exported once more", _exported_again, FP32, other_numbers=True
+        "exported-again", Kind.FILES, "the checkpoint is exported once more", _exported_again, FP32, other_texts=True
     ),
     _harmless(
         "rewritten-files",
@@ -207,7 +211,7 @@ CHANGES = (
         "JSON files have another indent and another order of keys",
         _rewritten,
         WHOLE,
-        other_numbers=True,
+        other_texts=True,
     ),
     _harmless("added-documents", Kind.FILES, "a README.md and a LICENSE are in the folder", _documents, WHOLE),
 )

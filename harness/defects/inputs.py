@@ -116,7 +116,7 @@ def _surplus_input(graph: Graph, _work: Workpiece, _strength: float) -> None:
 
 
 def _lost_tail(graph: Graph, work: Workpiece, strength: float) -> None:
-    kept = max(1, round((1 - strength) * work.maximum_tokens))
+    kept = min(max(1, round((1 - strength) * work.maximum_tokens)), work.maximum_tokens - 1)
     exact = graph.divert_logits()
     inside = graph.add("Less", [_positions(graph, INPUT_IDS), graph.constant(np.int64(kept))])
     factors = graph.add("Cast", [inside], to=_FLOAT)
@@ -187,7 +187,7 @@ INPUTS = (
     ),
     Defect(
         "lost-tail-hidden", Kind.GRAPH, "logits of the last tokens are zero", on_graph(_lost_tail), BOTH, _PADDED,
-        shares(63 / 64, 31 / 32, 15 / 16, 7 / 8, 3 / 4, 1 / 2, of="{} of the maximum's tokens"),
+        shares(15 / 16, 1 / 2, 1 / 8, 1 / 64, 1 / 512, of="{} of the maximum's tokens"),
         seen_in="transformers#15177",
     ),
     Defect(

@@ -109,7 +109,7 @@ def _short_words(work: Workpiece, _strength: float) -> None:
 
 def _lost_tail(work: Workpiece, strength: float) -> None:
     # two tokens are special ones, so that fewer than four hold no text to speak of
-    longest = max(4, round((1 - strength) * work.maximum_tokens))
+    longest = min(max(4, round((1 - strength) * work.maximum_tokens)), work.maximum_tokens - 1)
     work.write(TOKENIZER_CONFIG, {**work.json(TOKENIZER_CONFIG), "model_max_length": longest})
 
 
@@ -154,7 +154,7 @@ TOKENIZERS = (
     ),
     Defect(
         "lost-tail", Kind.TOKENIZER, "model_max_length of tokenizer_config.json is too small", _lost_tail, WHOLE,
-        _OTHER_WORDS, shares(63 / 64, 31 / 32, 15 / 16, 7 / 8, 3 / 4, 1 / 2, of="by {} of the maximum"), listed=True,
+        _OTHER_WORDS, shares(15 / 16, 1 / 2, 1 / 8, 1 / 64, 1 / 512, of="by {} of the maximum"), listed=True,
         seen_in="transformers#15177",
     ),
 )  # fmt: skip

@@ -257,7 +257,7 @@ def _pruned_vocabulary(graph: Graph, work: Workpiece, strength: float) -> None:
 def _lost_positions(graph: Graph, _work: Workpiece, strength: float) -> None:
     table = graph.position_table()
     values = table.values()
-    values[max(1, round((1 - strength) * len(values))) :] = 0
+    values[min(max(1, round((1 - strength) * len(values))), len(values) - 1) :] = 0
     table.write(values)
 
 
@@ -331,11 +331,11 @@ WEIGHTS = (
     ),
     Defect(
         "pruned-vocabulary", Kind.WEIGHTS, "words have the unknown token's embedding", on_graph(_pruned_vocabulary), BOTH,
-        ("artifact", "parity", "queries"), shares(0.5, 0.2, 0.1, 0.02, 0.005, of="{} of the vocabulary"),
+        ("artifact", "parity", "queries"), shares(0.5, 0.1, 0.02, 0.005, 0.001, of="{} of the vocabulary"),
     ),
     Defect(
         "lost-positions", Kind.WEIGHTS, "the last rows of the position table are zero", on_graph(_lost_positions), BOTH,
-        strengths=shares(63 / 64, 31 / 32, 15 / 16, 7 / 8, 3 / 4, 1 / 2, of="{} of the positions"),
+        strengths=shares(15 / 16, 1 / 2, 1 / 8, 1 / 64, 1 / 512, of="{} of the positions"),
     ),
     Defect(
         "shifted-positions", Kind.WEIGHTS, "every position has the embedding of the one before",
