@@ -263,26 +263,34 @@ def _draw_kinds(axes: Axes, check: SelfCheck) -> None:
     axes.set_yticks(places, [name for name, _ in rows])
     axes.invert_yaxis()
     axes.set_xlabel("planted")
+    axes.spines[["top", "right"]].set_visible(False)
     axes.set_title(f"{check.caught} of {len(check.heads)} defects caught", loc="left")
     axes.legend(loc="lower right", frameon=False)
 
 
 def _draw_grades(axes: Axes, groups: Sequence[Sequence[TrialResult]]) -> None:
+    """Draw a row of marks for each graded defect, the strongest damage at the left, and in words the smallest caught."""
+    most = max((len(results[0].trial.defect.strengths) for results in groups), default=0)
     for row, results in enumerate(groups):
-        strengths = results[0].trial.defect.strengths
         tried = {result.trial.strength: result for result in results}
-        for place, strength in enumerate(strengths):
-            result = tried.get(strength)
-            caught = result is not None and result.outcome is Outcome.CAUGHT
-            colour = _GREY if result is None else _GOOD if caught else _BAD
-            axes.plot(place, row, marker="o" if caught else "x", color=colour, linestyle="none")
+        for place, strength in enumerate(results[0].trial.defect.strengths):
+            mark, colour = _mark(tried.get(strength))
+            axes.plot(place, row, marker=mark, color=colour, linestyle="none")
         smallest = smallest_caught(results)
         text = smallest.trial.strength.text if smallest and smallest.trial.strength else "nothing"
-        axes.annotate(text, (len(strengths) - 0.6, row), va="center", fontsize=7, annotation_clip=False)
+        axes.annotate(text, (most - 0.4, row), va="center", fontsize=8, annotation_clip=False)
     names = [f"{results[0].trial.defect.name} ({results[0].trial.variant.value})" for results in groups]
     axes.set_yticks(range(len(groups)), names, fontsize=8)
-    axes.invert_yaxis()
+    axes.set_ylim(len(groups) - 0.5, -0.5)
+    axes.set_xlim(-0.5, most + 3.5)  # room for the words
     axes.set_xticks([])
-    axes.set_xlabel("damage, falling →   ● caught   x passed   (grey: not tried)")
-    axes.set_title("the smallest damage that is caught", loc="left")
-    axes.margins(x=0.35)
+    axes.spines[["top", "right", "bottom"]].set_visible(False)
+    axes.set_title(
+        "damage, falling →   ● caught   x passed   · not tried   and the smallest that is caught", loc="left"
+    )
+
+
+def _mark(result: TrialResult | None) -> tuple[str, str]:
+    if result is None:
+        return ".", _GREY
+    return ("o", _GOOD) if result.outcome is Outcome.CAUGHT else ("x", _BAD)
