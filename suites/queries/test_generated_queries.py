@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -52,6 +53,24 @@ def cases(drawn_cases: Cases, reference_memory: ex.ReferenceAnswers) -> Cases:
 
 
 @pytest.fixture(scope="session")
+def texts_to_replay(labelled_set: LabelledSet, cases: Cases) -> replay.Texts:
+    """Labelled, generated and awkward texts."""
+    # a text of 10,000 characters is asked anyway
+    generated = [query.text for query in cases.queries if query.origin is not Origin.LONG]
+    return replay.texts_to_replay(labelled_set.texts, generated)
+
+
+@pytest.fixture(scope="session")
+def replays(candidate: Artifact, texts_to_replay: replay.Texts) -> Iterator[dict[str, FreshReplay]]:
+    """A process without PyTorch for each variant, all at work from now on: while they answer, other tests run."""
+    with ExitStack() as stack:
+        yield {
+            variant.value: stack.enter_context(FreshReplay(candidate.folder, variant.value, texts_to_replay.groups))
+            for variant in candidate.variants
+        }
+
+
+@pytest.fixture(scope="session")
 def examined(model: Candidate, reference_memory: ex.ReferenceAnswers, cases: Cases) -> ex.Examination:
     """One variant beside the reference."""
     return ex.Examination(model, reference_memory, cases)
@@ -73,6 +92,7 @@ def record_finding(
     return record
 
 
+@pytest.mark.usefixtures("replays")  # begun with the suite's first test, they answer beside the others
 def test_examples(
     examined: ex.Examination, drawn_cases: Cases, reference_memory: ex.ReferenceAnswers, record_finding: RecordFinding
 ) -> None:
@@ -123,18 +143,15 @@ def test_replay_without_pytorch(
     candidate: Artifact,
     variant: str,
     model: Candidate,
-    labelled_set: LabelledSet,
     answers: list[TaggedQuery],
-    cases: Cases,
+    texts_to_replay: replay.Texts,
+    replays: dict[str, FreshReplay],
     record_finding: RecordFinding,
 ) -> None:
     """Labelled, generated and awkward texts in a process that has the runtime alone, against transformers' way."""
-    # a text of 10,000 characters is asked anyway
-    generated = [query.text for query in cases.queries if query.origin is not Origin.LONG]
-    texts = replay.texts_to_replay(labelled_set.texts, generated)
+    texts = texts_to_replay.every
     known = {tagged.text: tagged for tagged in answers}
-    with FreshReplay(candidate.folder, variant, texts.groups) as process:
-        wanted = list(replay.TransformersWay(candidate.folder, model).traces(texts.every, known))
-        found = replay.differences(texts.every, wanted, process.answers())
-    record_finding("replayed_queries", ex.Found(len(texts.every), texts.described()))
+    wanted = list(replay.TransformersWay(candidate.folder, model).traces(texts, known))
+    found = replay.differences(texts, wanted, replays[variant].answers())
+    record_finding("replayed_queries", ex.Found(len(texts), texts_to_replay.described()))
     record_finding("replay_differences", ex.Found(len(found), {"queries": replay.described(found)}))
