@@ -289,9 +289,11 @@ class _Check:
             finally:
                 free.put(host)
 
+        # what takes longest first, so that no process waits for another at the end
+        longest_first = sorted(chains, key=lambda trials: -len(trials[0].defect.suites))
         with ThreadPoolExecutor(len(hosts)) as pool:
             try:
-                return list(chain.from_iterable(pool.map(on_a_free_one, chains)))
+                return list(chain.from_iterable(pool.map(on_a_free_one, longest_first)))
             except BaseException:
                 pool.shutdown(cancel_futures=True, wait=False)
                 raise

@@ -191,7 +191,7 @@ CHANGES = (
         "reordered-inputs", Kind.GRAPH, "the inputs are declared in another order", on_graph(_reordered_inputs), WHOLE
     ),
     _harmless("extra-output", Kind.GRAPH, "the graph also returns the embeddings", on_graph(_extra_output), WHOLE),
-    _harmless("constant-nodes", Kind.GRAPH, "weights are Constant nodes", on_graph(_constant_nodes)),
+    _harmless("constant-nodes", Kind.GRAPH, "weights are Constant nodes", on_graph(_constant_nodes), WHOLE),
     _harmless("other-metadata", Kind.GRAPH, "the file names another producer", on_graph(_other_metadata), WHOLE),
     _harmless("newer-opset", Kind.GRAPH, "the graph is converted to the next opset", _newer_opset),
     _harmless(
@@ -201,7 +201,7 @@ CHANGES = (
         _optimized_offline,
         other_texts=True,
     ),
-    _harmless("external-data", Kind.FILES, "the weights are in a file of their own, whole", _external_data),
+    _harmless("external-data", Kind.FILES, "the weights are in a file of their own, whole", _external_data, WHOLE),
     _harmless(
         "exported-again", Kind.FILES, "the checkpoint is exported once more", _exported_again, FP32, other_texts=True
     ),
