@@ -234,9 +234,15 @@ def read_evidence(path: Path) -> Evidence:
         raise DocumentError(message) from err
 
 
+def usable_cpus() -> int:
+    """Count the CPUs that this process may run on, which may be fewer than the machine has."""
+    import os
+
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def machine_and_versions(packages: Sequence[str]) -> dict[str, str]:
     """Say on what machine and with which versions this process runs."""
-    import os
     import platform
     from importlib.metadata import PackageNotFoundError, version
 
@@ -244,7 +250,7 @@ def machine_and_versions(packages: Sequence[str]) -> dict[str, str]:
         "machine": platform.machine(),
         "processor": _processor(),
         "system": platform.platform(),
-        "usable_cpus": str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()),
+        "usable_cpus": str(usable_cpus()),
         "python": platform.python_version(),
     }
     for package in packages:

@@ -6,7 +6,6 @@ for all of them, and each defect meets the suites it needs. Nothing here knows h
 
 from __future__ import annotations
 
-import os
 import queue
 import shutil
 import tempfile
@@ -22,7 +21,7 @@ from harness.artifact import Variant, open_artifact
 from harness.checkpoint import Checkpoint
 from harness.defects import DEFECTS, HARMLESS, UNPLANTED, Defect, DefectNotApplicableError, Strength, Unplanted, plant
 from harness.errors import ArtifactError, UsageError, one_line
-from harness.evidence import VERSIONED_PACKAGES, machine_and_versions
+from harness.evidence import VERSIONED_PACKAGES, machine_and_versions, usable_cpus
 from harness.judge import Question, judge
 from harness.manifest import content_digest
 from harness.pipeline import (
@@ -395,9 +394,8 @@ _OUTCOMES = {
 @contextmanager
 def _warm_processes(reference: Path, folder: Path) -> Iterator[list[WarmProcess]]:
     """Start as many as there are cores to run them."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     with ExitStack() as stack:
-        count = min(cores, _MOST_PROCESSES)
+        count = min(usable_cpus(), _MOST_PROCESSES)
         yield [stack.enter_context(WarmProcess(reference, folder / f"warm-{n}.log")) for n in range(count)]
 
 
