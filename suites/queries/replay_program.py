@@ -16,8 +16,8 @@ from pathlib import Path
 REQUEST, ANSWERS = "request.json", "answers.jsonl"
 # What the `release` extra adds to the runtime (pyproject.toml).
 ABSENT = (
-    "hypothesis", "jinja2", "markupsafe", "matplotlib", "onnx", "optimum", "psutil", "pytest", "pytest_benchmark", "rich",
-    "safetensors", "seqeval", "torch", "transformers",
+    "hypothesis", "jinja2", "markupsafe", "matplotlib", "onnx", "optimum", "packaging", "psutil", "pytest", "pytest_benchmark",
+    "rich", "safetensors", "seqeval", "torch", "transformers",
 )  # fmt: skip
 
 
