@@ -145,7 +145,8 @@ def _add_release(commands: Commands[argparse.ArgumentParser]) -> None:
     )
     _add_quantize(parser)
     parser.add_argument("--verify", action="store_true", help="run sample queries on the accepted release")
-    _add_judging(parser)
+    _add_judging(parser, "release that this one may not be slower than (default: the accepted one in --output)")
+    parser.add_argument("--no-baseline", action="store_true", help="compare with no earlier release")
     parser.set_defaults(run=_release)
 
 
@@ -156,7 +157,7 @@ def _add_quantize(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_judging(parser: argparse.ArgumentParser) -> None:
+def _add_judging(parser: argparse.ArgumentParser, baseline_help: str) -> None:
     data_help = "labelled queries, JSON lines or CoNLL; may be repeated (default: the bundled bus queries)"
     parser.add_argument("--data", type=Path, action="append", default=[], metavar="FILE", help=data_help)
     parser.add_argument(
@@ -167,6 +168,7 @@ def _add_judging(parser: argparse.ArgumentParser) -> None:
     )
     line_help = "release line, whose saved queries are replayed (default: the name of the checkpoint's folder)"
     parser.add_argument("--line", metavar="NAME", help=line_help)
+    parser.add_argument("--baseline", type=Path, metavar="DIR", help=baseline_help)
     limit_help = "of the judging session (default: %(default)s)"
     parser.add_argument("--time-limit", type=_seconds, default=_TIME_LIMIT_S, metavar="SECONDS", help=limit_help)
     parser.add_argument("--json", action="store_true", help="print the verdict document instead of the table")
@@ -212,7 +214,7 @@ def _add_judge(commands: Commands[argparse.ArgumentParser]) -> None:
     parser.add_argument("--reference", type=Path, required=True, metavar="DIR", help="the PyTorch checkpoint")
     parser.add_argument("--candidate", type=Path, required=True, metavar="DIR", help="the export")
     parser.add_argument("--suite", action="append", default=[], metavar="NAME", help="only this suite; may be repeated")
-    _add_judging(parser)
+    _add_judging(parser, "release that the export may not be slower than (default: none)")
     parser.set_defaults(run=_judge)
 
 
@@ -309,6 +311,9 @@ def _release(options: argparse.Namespace) -> ExitCode:
     from harness.pipeline import release
     from harness.verdict import Decision
 
+    if options.no_baseline and options.baseline is not None:
+        message = "--baseline and --no-baseline contradict each other. Give one of them."
+        raise UsageError(message)
     judgement = release(
         options.model,
         options.output,
@@ -318,6 +323,8 @@ def _release(options: argparse.Namespace) -> ExitCode:
         policy=options.policy,
         results=options.results,
         line=options.line,
+        baseline=options.baseline,
+        compare_with_served=not options.no_baseline,
         time_limit_s=options.time_limit,
         progress=ScreenProgress(),
     )
@@ -343,6 +350,7 @@ def _judge(options: argparse.Namespace) -> ExitCode:
         suites=options.suite,
         results=options.results,
         line=options.line,
+        baseline=options.baseline,
         time_limit_s=options.time_limit,
         progress=ScreenProgress(),
     )
@@ -373,11 +381,13 @@ def _selfcheck(options: argparse.Namespace) -> ExitCode:
 
 def _conclude(judgement: Judgement, options: argparse.Namespace, subject: str) -> ExitCode:
     from harness.report import print_verdict
+    from harness.webreport import REPORT_FILE
 
     if options.json:
         _print_json(judgement.document, indent=2)
     else:
-        print_verdict(judgement.verdict, judgement.run.folder, subject=subject)
+        folder = judgement.run.folder
+        print_verdict(judgement.verdict, folder, subject=subject, report=folder / REPORT_FILE)
     return _exit_code(judgement.verdict.decision)
 
 

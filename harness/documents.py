@@ -91,8 +91,14 @@ def to_json(content: object) -> str:
     return json.dumps(content, ensure_ascii=False, indent=2, allow_nan=False)
 
 
-def read_document(path: Path, schema: str, version: int) -> Json:
+def read_document(path: Path, schema: str, version: int, *, oldest: int | None = None) -> Json:
     """Read a document of ours.
+
+    Args:
+        path: the file.
+        schema: what kind of document it has to be.
+        version: the format version that is written now, and the latest that can be read.
+        oldest: the earliest that can still be read; none but `version` by default.
 
     Raises:
         DocumentError: also if it is another kind of document, or of another version.
@@ -102,7 +108,7 @@ def read_document(path: Path, schema: str, version: int) -> Json:
         message = f"{path} is no {schema} document (its schema is {one_line(content.get('schema'), 60)!r})."
         raise DocumentError(message)
     found = content.get("version")
-    if type(found) is int and found == version:
+    if type(found) is int and (version if oldest is None else oldest) <= found <= version:
         return content
     if isinstance(found, int) and found > version:
         message = f"{path} has format version {found}, this harness reads {version}. Update the harness."

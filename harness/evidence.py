@@ -14,10 +14,12 @@ from typing import Any, TypeVar
 
 from harness.documents import Json, read_document, write_json
 from harness.errors import DocumentError, one_line
+from harness.machine import machine_facts
 
 EVIDENCE_SCHEMA = "harness-evidence"
-# 1 (2026-11): first.
-EVIDENCE_VERSION = 1
+# 1 (2026-11): first. 2 (2026-11): measures have intervals.
+EVIDENCE_VERSION = 2
+OLDEST_EVIDENCE = 1
 VERSIONED_PACKAGES = (
     "ner-release-harness",
     "torch",
@@ -66,18 +68,29 @@ class MeasureKey:
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """One finite number, with whatever explains it (worst queries, values per type) in `details`."""
+    """One finite number, with whatever explains it (worst queries, values per type) in `details`.
+
+    A number that comes out differently when it is measured again, as times do, has an `interval` that it lies in;
+    what has none is taken as exact.
+    """
 
     key: MeasureKey
     value: float
     unit: Unit
     details: Mapping[str, Any] = field(default_factory=dict)
+    interval: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
-        """Refuse NaN and infinity: they compare with no limit."""
-        if not math.isfinite(self.value):
-            message = f"measure {self.key} is {self.value}, which is no number to judge by"
+        """Refuse NaN and infinity, which compare with no limit, and an interval that does not hold the value."""
+        if not all(map(math.isfinite, (self.value, *(self.interval or ())))):
+            message = f"measure {self.key} is {self._text()}, which is no number to judge by"
             raise ValueError(message)
+        if self.interval is not None and not self.interval[0] <= self.value <= self.interval[1]:
+            message = f"measure {self.key} is {self._text()}: the interval does not hold the value"
+            raise ValueError(message)
+
+    def _text(self) -> str:
+        return f"{self.value}" if self.interval is None else f"{self.value} ({self.interval[0]} to {self.interval[1]})"
 
 
 class Result(Enum):
@@ -164,13 +177,23 @@ def measure_to_json(measure: Measure) -> Json:
         "value": measure.value,
         "unit": measure.unit.value,
         "details": dict(measure.details),
+        "interval": None if measure.interval is None else list(measure.interval),
     }
 
 
 def measure_from_json(content: Mapping[str, Any]) -> Measure:
     """See `measure_to_json`."""
     key = MeasureKey(*(_take(content, part, str) for part in ("suite", "scope", "name")))
-    return Measure(key, _take_number(content, "value"), Unit(content["unit"]), _take(content, "details", dict))
+    details = _take(content, "details", dict)
+    return Measure(key, _take_number(content, "value"), Unit(content["unit"]), details, _interval_from_json(content))
+
+
+def _interval_from_json(content: Mapping[str, Any]) -> tuple[float, float] | None:
+    # format version 1 had none
+    if content.get("interval") is None:
+        return None
+    low, high = ({"interval": end} for end in _take(content, "interval", list))
+    return _take_number(low, "interval"), _take_number(high, "interval")
 
 
 def _outcome_to_json(outcome: Outcome) -> Json:
@@ -224,9 +247,9 @@ def read_evidence(path: Path) -> Evidence:
     """Read evidence.
 
     Raises:
-        DocumentError: the file is missing, damaged, or not evidence of this version.
+        DocumentError: the file is missing, damaged, or not evidence of a version that is known.
     """
-    content = read_document(path, EVIDENCE_SCHEMA, EVIDENCE_VERSION)
+    content = read_document(path, EVIDENCE_SCHEMA, EVIDENCE_VERSION, oldest=OLDEST_EVIDENCE)
     try:
         return Evidence.from_json(content)
     except (KeyError, TypeError, ValueError, OverflowError) as err:
@@ -234,39 +257,15 @@ def read_evidence(path: Path) -> Evidence:
         raise DocumentError(message) from err
 
 
-def usable_cpus() -> int:
-    """Count the CPUs that this process may run on, which may be fewer than the machine has."""
-    import os
-
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def machine_and_versions(packages: Sequence[str]) -> dict[str, str]:
     """Say on what machine and with which versions this process runs."""
     import platform
     from importlib.metadata import PackageNotFoundError, version
 
-    facts = {
-        "machine": platform.machine(),
-        "processor": _processor(),
-        "system": platform.platform(),
-        "usable_cpus": str(usable_cpus()),
-        "python": platform.python_version(),
-    }
+    facts = {**machine_facts(), "python": platform.python_version()}
     for package in packages:
         try:
             facts[package] = version(package)
         except PackageNotFoundError:
             facts[package] = "not installed"
     return facts
-
-
-def _processor() -> str:
-    import platform
-
-    path = Path("/proc/cpuinfo")
-    if path.is_file():
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or "unknown"

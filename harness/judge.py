@@ -15,11 +15,11 @@ from pathlib import Path
 from harness.artifact import open_artifact
 from harness.documents import write_text
 from harness.errors import DocumentError
-from harness.evidence import Evidence, MeasureKey, Unit, read_evidence
+from harness.evidence import Evidence, MeasureKey, read_evidence
 from harness.manifest import content_digest
 from harness.progress import Progress, Silence
 from harness.session import FreshProcess, Host, SessionOrder
-from harness.suite import FoundSuite
+from harness.suite import FoundSuite, Promise
 
 EVIDENCE_FILE = "evidence.json"
 BENCHMARK_FILE = "benchmark.json"
@@ -39,7 +39,10 @@ filterwarnings =
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What is to be judged, against what, with which suites."""
+    """What is to be judged, against what, with which suites.
+
+    `baseline` is the release that is served now, which the candidate may not be slower than; None where there is none.
+    """
 
     candidate: Path
     reference: Path
@@ -47,14 +50,20 @@ class Question:
     policy: Path | None
     suites: Mapping[str, FoundSuite]
     state: Path
+    baseline: Path | None = None
 
-    def promised(self) -> dict[MeasureKey, Unit]:
+    def promised(self) -> dict[MeasureKey, Promise]:
         """Every measure that the evidence must hold."""
-        variants = [variant.value for variant in open_artifact(self.candidate).variants]
-        promised: dict[MeasureKey, Unit] = {}
+        variants = _variants(self.candidate)
+        baseline = _variants(self.baseline) if self.baseline else ()
+        promised: dict[MeasureKey, Promise] = {}
         for found in self.suites.values():
-            promised.update(found.suite.promised(variants))
+            promised.update(found.suite.promised(variants, baseline))
         return promised
+
+
+def _variants(folder: Path) -> tuple[str, ...]:
+    return tuple(variant.value for variant in open_artifact(folder).variants)
 
 
 def judge(
@@ -118,6 +127,8 @@ def _arguments(question: Question, folder: Path, workplace: Path, run_id: str) -
     ]  # fmt: skip
     for path in question.data:
         command += ["--harness-data", str(path.resolve())]
+    if question.baseline is not None:
+        command += ["--harness-baseline", str(question.baseline.resolve())]
     if question.policy is not None:
         command += ["--harness-policy", str(question.policy.resolve())]
     return [*command, "--pyargs", *(found.package for found in question.suites.values())]

@@ -17,13 +17,14 @@ from harness.accept import accept
 from harness.artifact import Variant, file_digest, open_artifact
 from harness.checkpoint import Checkpoint, open_checkpoint
 from harness.documents import Json
-from harness.errors import HarnessError, UsageError, one_line
+from harness.errors import ArtifactError, HarnessError, UsageError, one_line
 from harness.evidence import Evidence
 from harness.export_onnx import check_output, check_writable, write_export, write_unjudged_manifest
 from harness.history import RunKind
 from harness.judge import DEFAULT_TIME_LIMIT_S, Question, judge
 from harness.judging_data import default_data, split_for_calibration, write_labelled_set
 from harness.labelled_data import read_labelled_set
+from harness.manifest import content_digest
 from harness.policy import load_policy
 from harness.progress import Progress, Silence, stage
 from harness.recording import Circumstances, memory_gib, record_run
@@ -75,9 +76,11 @@ def read_rules(policy: Path | None, suites: Sequence[str], variants: Sequence[Va
     """
     found = discover()
     chosen = choose(found, suites)
-    every = {key for suite in found.values() for key in suite.suite.promised([variant.value for variant in Variant])}
+    all_variants = [variant.value for variant in Variant]
+    every = {key for suite in found.values() for key in suite.suite.promised(all_variants, all_variants)}
     loaded = load_policy(policy, every, SystemClock().utc().date())
-    judged = {key for suite in chosen.values() for key in suite.suite.promised([variant.value for variant in variants])}
+    names = [variant.value for variant in variants]
+    judged = {key for suite in chosen.values() for key in suite.suite.promised(names, names)}
     for waiver in loaded.waivers:
         if waiver.key not in judged:
             message = f"the waiver for {waiver.key} matches no measure of this run. Delete it from the policy."
@@ -154,6 +157,8 @@ def release(
     policy: Path | None = None,
     results: Path = DEFAULT_RESULTS,
     line: str | None = None,
+    baseline: Path | None = None,
+    compare_with_served: bool = True,
     time_limit_s: float = DEFAULT_TIME_LIMIT_S,
     progress: Progress | None = None,
 ) -> Judgement:
@@ -168,6 +173,8 @@ def release(
         policy: limits that differ from the defaults.
         results: where the run's folder is made.
         line: the release line, whose saved queries are replayed; by default the name of the checkpoint's folder.
+        baseline: the release that the new one may not be slower than; by default the accepted one in `output`.
+        compare_with_served: whether there is such a default.
         time_limit_s: of the judging session.
         progress: who is told what happens.
 
@@ -183,6 +190,10 @@ def release(
     check_output(output, model)
     check_writable(results)
     state = state_of_line(results, line, model, progress)
+    if baseline is None and compare_with_served:
+        baseline = _served_release(output)
+    elif baseline is not None:
+        open_artifact(baseline)
     order = _int8_order(target, own_data=bool(data), wanted=quantize)
     rules = read_rules(policy, (), tuple(Variant) if quantize else (Variant.FP32,))
     checkpoint = reference_at(model, data, took, progress)
@@ -194,7 +205,7 @@ def release(
         shutil.rmtree(run.folder)
         raise
     candidate = run.folder / CANDIDATE_FOLDER
-    question = Question(candidate, model, judged_with, policy, rules.suites, state)
+    question = Question(candidate, model, judged_with, policy, rules.suites, state, baseline)
     judgement = _judge(question, rules.policy, run, took, time_limit_s, progress)
     served = None
     try:
@@ -216,10 +227,31 @@ def release(
     return judgement
 
 
+def _served_release(output: Path) -> Path | None:
+    """Find the release that is served now: an accepted one, in the folder that it stays in when it is replaced.
+
+    Raises:
+        UsageError: there is one, but it cannot be opened.
+    """
+    if not output.exists():
+        return None
+    try:
+        artifact = open_artifact(output)
+    except ArtifactError as err:
+        message = (
+            f"{output}, the release that is served now, cannot be compared with: {err} Or release with --no-baseline."
+        )
+        raise UsageError(message) from err
+    accepted = artifact.manifest is not None and artifact.manifest.get("decision") == Decision.ACCEPTED.value
+    return output.resolve() if accepted else None
+
+
 def _contract(rules: Rules, judgement: Judgement) -> dict[str, Json]:
     """Collect the measures that the suites want in the manifest, each with the limit that it keeps."""
     variants = judgement.evidence.variants
-    wanted = {key for found in rules.suites.values() for key in found.suite.promised(variants, in_manifest=True)}
+    promised = {
+        key: promise for found in rules.suites.values() for key, promise in found.suite.promised(variants).items()
+    }
     return {
         str(finding.measure.key): {
             "value": finding.measure.value,
@@ -227,7 +259,7 @@ def _contract(rules: Rules, judgement: Judgement) -> dict[str, Json]:
             "limit": str(finding.limit),
         }
         for finding in judgement.verdict.findings
-        if finding.measure.key in wanted
+        if (promise := promised.get(finding.measure.key)) and promise.in_manifest
     }
 
 
@@ -372,6 +404,7 @@ def judge_candidate(
     suites: Sequence[str] = (),
     results: Path = DEFAULT_RESULTS,
     line: str | None = None,
+    baseline: Path | None = None,
     time_limit_s: float = DEFAULT_TIME_LIMIT_S,
     progress: Progress | None = None,
 ) -> Judgement:
@@ -382,13 +415,15 @@ def judge_candidate(
     """
     progress = progress or Silence()
     artifact = open_artifact(candidate)
+    if baseline is not None:
+        open_artifact(baseline)
     checkpoint = open_checkpoint(reference)
     check_writable(results)
     state = state_of_line(results, line, reference, progress)
     rules = read_rules(policy, suites, artifact.variants)
     queries = read_data(checkpoint, data, progress)
     run = new_run(results)
-    question = Question(candidate, reference, queries.paths, policy, rules.suites, state)
+    question = Question(candidate, reference, queries.paths, policy, rules.suites, state, baseline)
     judgement = _judge(question, rules.policy, run, {}, time_limit_s, progress)
     _record(judgement, RunKind.JUDGE, None, progress)
     _report(judgement, progress)
@@ -407,7 +442,8 @@ def _record(judgement: Judgement, kind: RunKind, served: Path | None, progress: 
 
 def _report(judgement: Judgement, progress: Progress) -> None:
     """Write what tells people about the run. The verdict stands without it, so what hinders it is said and no more."""
-    for note in write_reports(judgement.run.folder):
+    folder = judgement.run.folder
+    for note in write_reports(folder, folder.parent):
         progress.line(f"note: {note}")
 
 
@@ -426,6 +462,8 @@ def _judge(
         "data": {str(path): file_digest(path) for path in question.data},
         "policy": {str(question.policy): file_digest(question.policy)} if question.policy else "default",
         "suites": list(question.suites),
+        "baseline": str(question.baseline) if question.baseline else None,
+        "baseline_digest": content_digest(question.baseline) if question.baseline else None,
         "line": question.state.name,
         "stages_s": dict(took),
     }

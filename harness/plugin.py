@@ -6,7 +6,6 @@ Inert in every session that collects no suite. Nothing else in the package impor
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
@@ -36,7 +35,7 @@ from harness.progress import MARK
 from harness.session import WARM_REFERENCE
 from harness.suite import discover
 from harness.timing import Clock, SystemClock
-from harness.verdict import Finding, Policy, compare
+from harness.verdict import Finding, Limit, Policy, compare
 
 if TYPE_CHECKING:
     from harness.candidate import Candidate
@@ -59,6 +58,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--harness-data", type=Path, action="append", metavar="FILE", help="labelled queries; may be repeated"
     )
+    group.addoption("--harness-baseline", type=Path, metavar="DIR", help="the release that is served now")
     group.addoption("--harness-policy", type=Path, metavar="FILE", help="limits that differ from the defaults")
     state_help = "where failing queries are kept between runs; the folder's name is the release line"
     group.addoption("--harness-state", type=Path, metavar="DIR", help=state_help)
@@ -96,7 +96,7 @@ class JudgingSession:
         try:
             self.artifact = open_artifact(self.config.getoption("candidate"))
             every = [variant.value for variant in Variant]
-            promised = {key for found in self.suites.values() for key in found.suite.promised(every)}
+            promised = {key for found in self.suites.values() for key in found.suite.promised(every, every)}
             self.policy = load_policy(self.config.getoption("harness_policy"), promised, SystemClock().utc().date())
         except HarnessError as err:
             raise pytest.UsageError(str(err)) from err
@@ -212,15 +212,16 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     measures = [measure_from_json(value) for name, value in recorded if name == _MEASURE]
     findings = [compare(session.policy, measure) for measure in measures]
     broken = [finding for finding in findings if finding.rejects]
+    not_kept = [*broken, *(finding for finding in findings if finding.open)]
     if report.when == "call":
         session.measures.extend(measures)
-        if broken and report.passed:
-            _fail(report, broken)
+        if not_kept and report.passed:
+            _fail(report, not_kept)
         if broken and item.config.getoption("harness_stop_when_rejected"):
             item.session.shouldstop = "a limit is broken, so the candidate is rejected"
-    _note_outcome(session, suite, report, limit_broken=bool(broken))
-    if broken and report.when == "call" and report.skipped:
-        _fail(report, broken)  # the evidence says xfailed or skipped; nor may the session end well for a person
+    _note_outcome(session, suite, report, limit_broken=bool(not_kept))
+    if not_kept and report.when == "call" and report.skipped:
+        _fail(report, not_kept)  # the evidence says xfailed or skipped; nor may the session end well for a person
     return report
 
 
@@ -307,6 +308,13 @@ def candidate(pytestconfig: pytest.Config) -> Artifact:
 
 
 @pytest.fixture(scope="session")
+def baseline(pytestconfig: pytest.Config) -> Artifact | None:
+    """The release that is served now, as files, if there is one."""
+    folder: Path | None = pytestconfig.getoption("harness_baseline")
+    return open_artifact(folder) if folder else None
+
+
+@pytest.fixture(scope="session")
 def reference(pytestconfig: pytest.Config) -> Reference:
     """The PyTorch model; the one that this process had loaded before, if it is a warm one."""
     from harness.reference import Reference
@@ -359,28 +367,55 @@ def state_folder(pytestconfig: pytest.Config) -> Path | None:
     return folder
 
 
+def _place(request: pytest.FixtureRequest, what: str) -> tuple[str, str]:
+    """Tell the suite of a test, and what its measures are about: its variant, or the release as a whole."""
+    suite = request.node.stash.get(_SUITE_OF_ITEM, None)
+    if suite is None:
+        message = f"{what} is for tests of judging suites"
+        raise pytest.UsageError(message)
+    params = request.node.callspec.params if hasattr(request.node, "callspec") else {}
+    return suite, params.get("variant", RELEASE_SCOPE)
+
+
+@pytest.fixture
+def limit_of(request: pytest.FixtureRequest) -> Callable[[str], Limit]:
+    """A function that tells the limit of a measure of this test, so that measuring ends once it is clear which side it is on.
+
+    It is for how long to measure alone: what the measure is, and whether it keeps the limit, must not depend on it.
+    """
+    suite, scope = _place(request, "limit_of")
+    policy = request.config.stash[_SESSION].policy
+
+    def limit(name: str) -> Limit:
+        found = policy.limits.get(MeasureKey(suite, scope, name)) if policy else None
+        return found or Limit()
+
+    return limit
+
+
 @pytest.fixture
 def record_measure(request: pytest.FixtureRequest) -> RecordMeasure:
-    """A function `record_measure(name, value, *, unit, details={})`.
+    """A function `record_measure(name, value, *, unit, details={}, interval=None)`.
 
     In a test that runs per variant the measure belongs to that variant, else to the release as a
     whole. NaN, infinity and details that JSON cannot hold fail the test without counting as a measure.
     """
-    suite = request.node.stash.get(_SUITE_OF_ITEM, None)
-    if suite is None:
-        message = "record_measure is for tests of judging suites"
-        raise pytest.UsageError(message)
-    scope = (
-        request.node.callspec.params.get("variant", RELEASE_SCOPE)
-        if hasattr(request.node, "callspec")
-        else RELEASE_SCOPE
-    )
+    suite, scope = _place(request, "record_measure")
 
-    def record(name: str, value: float, *, unit: Unit, details: Mapping[str, Any] | None = None) -> None:
+    def record(
+        name: str,
+        value: float,
+        *,
+        unit: Unit,
+        details: Mapping[str, Any] | None = None,
+        interval: tuple[float, float] | None = None,
+    ) -> None:
         number = float(value)
-        if not math.isfinite(number):
-            pytest.fail(f"{suite}.{scope}.{name} is {number}, which is no number to judge by", pytrace=False)
-        measure = Measure(MeasureKey(suite, scope, name), number, unit, details or {})
+        ends = None if interval is None else (float(interval[0]), float(interval[1]))
+        try:
+            measure = Measure(MeasureKey(suite, scope, name), number, unit, details or {}, ends)
+        except ValueError as err:
+            pytest.fail(str(err), pytrace=False)
         try:
             to_json(measure_to_json(measure)).encode()
         except (TypeError, ValueError, RecursionError) as err:

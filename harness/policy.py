@@ -4,6 +4,7 @@
     label_agreement = { min = 0.99 }
     mean_logit_difference = { max = 0.1 }
     p95_ms = "reported"                        # no limit, only shown
+    batch_ratio = { max = 1, undecided = "warn" }   # where it cannot be told: a warning, not INCOMPLETE
 
     [[waivers]]
     measure = "latency.int8.cold_start_ratio"
@@ -34,6 +35,8 @@ else:
     import tomli as tomllib
 
 _SECTIONS = ("limits", "waivers")
+# What a measure is that cannot be told from its limit: an open question (INCOMPLETE), or a warning.
+_OPEN, _WARN = "incomplete", "warn"
 _WAIVER_KEYS = ("measure", "reason", "expires")
 
 
@@ -116,17 +119,22 @@ class _PolicyFile:
     def _limit(self, path: tuple[str, ...], entry: object) -> Limit:
         if entry == "reported":
             return Limit()
-        if not isinstance(entry, dict) or not entry:
+        if not isinstance(entry, dict) or set(entry) <= {"undecided"}:
             raise self._error(
                 path, f'a limit is {{ min = … }}, {{ max = … }} or "reported", not {one_line(entry, 60)!r}'
             )
+        choice = entry.get("undecided", _OPEN)
+        if choice not in (_OPEN, _WARN):
+            raise self._error(path, f'undecided is "{_OPEN}" or "{_WARN}", not {one_line(choice, 60)!r}')
         for bound, value in entry.items():
+            if bound == "undecided":
+                continue
             if bound not in {"min", "max"}:
                 raise self._error(path, f"unknown key {one_line(bound, 60)!r}; a limit has min, max or both")
             if not _is_finite_number(value):
                 raise self._error(path, f"{bound} must be a finite number, not {one_line(value, 60)!r}")
         try:
-            return Limit(entry.get("min"), entry.get("max"))
+            return Limit(entry.get("min"), entry.get("max"), warn_undecided=choice == _WARN)
         except ValueError as err:
             raise self._error(path, str(err)) from err
 

@@ -18,8 +18,9 @@ from harness.timing import Clock, SystemClock
 from harness.verdict import Finding, Limit, Verdict
 
 VERDICT_SCHEMA = "harness-verdict"
-# 1 (2026-11): first.
-VERDICT_VERSION = 1
+# 1 (2026-11): first. 2 (2026-11): findings have intervals, and may be undecided.
+VERDICT_VERSION = 2
+OLDEST_VERDICT = 1
 VERDICT_FILE = "verdict.json"
 
 
@@ -81,4 +82,7 @@ def _finding_to_json(finding: Finding) -> Json:
 
 
 def _limit_to_json(limit: Limit | None) -> Json | None:
-    return None if limit is None else {"min": limit.minimum, "max": limit.maximum}
+    if limit is None:
+        return None
+    choice = {"undecided": "warn"} if limit.warn_undecided else {}
+    return {"min": limit.minimum, "max": limit.maximum, **choice}

@@ -21,8 +21,9 @@ from harness.artifact import Variant, open_artifact
 from harness.checkpoint import Checkpoint
 from harness.defects import DEFECTS, HARMLESS, UNPLANTED, Defect, DefectNotApplicableError, Strength, Unplanted, plant
 from harness.errors import ArtifactError, UsageError, one_line
-from harness.evidence import VERSIONED_PACKAGES, machine_and_versions, usable_cpus
+from harness.evidence import VERSIONED_PACKAGES, machine_and_versions
 from harness.judge import Question, judge
+from harness.machine import usable_cpus
 from harness.manifest import content_digest
 from harness.pipeline import (
     CANDIDATE_FOLDER,
@@ -107,7 +108,7 @@ class SelfCheck:
 
     @property
     def heads(self) -> list[TrialResult]:
-        """The strongest trial of each defect in each variant, those that do not apply left out."""
+        """The strongest trial that was made of each defect in each variant, those that do not apply left out."""
         first: dict[tuple[str, Variant], TrialResult] = {}
         for result in self.results:
             if not result.trial.harmless and result.outcome is not Outcome.NOT_APPLICABLE:
@@ -185,7 +186,7 @@ def _chosen(only: Sequence[str]) -> list[tuple[Defect, bool]]:
 
 
 def _chains(chosen: Sequence[tuple[Defect, bool]], variants: Sequence[Variant], default: Variant) -> list[list[Trial]]:
-    """List what to try: for each defect and variant its strengths, falling, of which the first that passes is the last."""
+    """List what to try: for each defect and variant its strengths, falling."""
     chains = []
     for defect, harmless in chosen:
         for variant in defect.variants or (default,):
@@ -298,24 +299,24 @@ class _Check:
                 raise
 
     def _try_chain(self, trials: Sequence[Trial], host: Host | None, total: int) -> list[TrialResult]:
-        results = self._falling(trials, host)
+        results = self._rising(trials, host)
         self._tell(trials[0].defect.name, total)
         for result in results[:1]:
             if result.outcome in {Outcome.MISSED, Outcome.FALSE_ALARM, Outcome.UNDECIDED}:
                 self._progress.line(f"{result.outcome.value}: {result.trial} {explained(result)}")
         return results
 
-    def _falling(self, trials: Sequence[Trial], host: Host | None) -> list[TrialResult]:
-        """Try the weakest strength; if it passes, falling ones from the strongest on up to the first that passes."""
-        weakest = self._try(trials[-1], host)
-        if len(trials) == 1 or weakest.outcome is not Outcome.MISSED:
-            return [weakest]
-        results = []
-        for trial in trials[:-1]:
-            results.append(self._try(trial, host))
-            if results[-1].outcome is not Outcome.CAUGHT:
-                return results
-        return [*results, weakest]
+    def _rising(self, trials: Sequence[Trial], host: Host | None) -> list[TrialResult]:
+        """Try the weakest strength, and stronger ones up to the first that is caught.
+
+        Stronger damage is taken to be caught where weaker is: from the strongest down would find the same in more trials.
+        """
+        results: list[TrialResult] = []
+        for trial in reversed(trials):
+            results.insert(0, self._try(trial, host))
+            if results[0].outcome is not Outcome.MISSED:
+                break
+        return results
 
     def _tell(self, name: str, total: int) -> None:
         """Say how far it is; every twentieth time on a line that stays, for a log shows no other."""

@@ -6,7 +6,7 @@ point group `harness.suites`. The built-in ones come through the same door.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 
@@ -20,13 +20,17 @@ GROUP = "harness.suites"
 class Promise:
     """A measure that a suite records in every run, once per variant or once per release.
 
-    One with `in_manifest` is part of what a release promises to the programs that use it.
+    One with `in_manifest` is part of what a release promises to the programs that use it. One that is `optional` may
+    be missing where a run cannot say it, unless the policy limits it. One that is `against_baseline` is about those
+    variants that the release which is served now has as well.
     """
 
     name: str
     unit: Unit
     per_variant: bool = True
     in_manifest: bool = False
+    optional: bool = False
+    against_baseline: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,14 +40,26 @@ class Suite:
     name: str
     measures: tuple[Promise, ...]
 
-    def promised(self, variants: Sequence[str], *, in_manifest: bool = False) -> dict[MeasureKey, Unit]:
-        """List every measure that evidence about these variants must hold, or those alone that go into the manifest."""
+    def promised(self, variants: Sequence[str], baseline: Collection[str] = ()) -> dict[MeasureKey, Promise]:
+        """List every measure that evidence about these variants must hold.
+
+        Args:
+            variants: those of the candidate.
+            baseline: those of the release that it is compared with; none if there is no such release.
+        """
         return {
-            MeasureKey(self.name, scope, promise.name): promise.unit
+            MeasureKey(self.name, scope, promise.name): promise
             for promise in self.measures
-            if promise.in_manifest or not in_manifest
-            for scope in (variants if promise.per_variant else (RELEASE_SCOPE,))
+            for scope in self._scopes(promise, variants, baseline)
         }
+
+    @staticmethod
+    def _scopes(promise: Promise, variants: Sequence[str], baseline: Collection[str]) -> Sequence[str]:
+        if promise.against_baseline:
+            variants = [variant for variant in variants if variant in baseline]
+        if promise.per_variant:
+            return variants
+        return (RELEASE_SCOPE,) if variants else ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,11 +9,12 @@ from __future__ import annotations
 import datetime
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from enum import Enum
 
 from harness.evidence import Evidence, Measure, MeasureKey, Result, Unit
+from harness.suite import Promise
 
 
 class Decision(Enum):
@@ -26,10 +27,14 @@ class Decision(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """What a measure must keep to. With neither bound, the policy says that the measure is only reported."""
+    """What a measure must keep to. With neither bound, the policy says that the measure is only reported.
+
+    With `warn_undecided`, a measure that could not be told from the limit is a warning and not an open question.
+    """
 
     minimum: float | None = None
     maximum: float | None = None
+    warn_undecided: bool = False
 
     def __post_init__(self) -> None:
         """Refuse limits that nothing can keep, and infinite ones, which everything keeps."""
@@ -51,6 +56,18 @@ class Limit:
         above = self.minimum is None or value >= self.minimum
         below = self.maximum is None or value <= self.maximum
         return above and below
+
+    def holds(self, measure: Measure) -> bool | None:
+        """Tell whether a measure keeps the limit; None if it cannot be told.
+
+        One with an interval keeps it only if the whole interval does, and breaks it only if no value in the interval
+        keeps it.
+        """
+        low, high = measure.interval or (measure.value, measure.value)
+        if self.allows(low) and self.allows(high):
+            return True
+        beyond = (self.maximum is not None and low > self.maximum) or (self.minimum is not None and high < self.minimum)
+        return False if beyond else None
 
     def excess(self, value: float, *, of_one: bool = False) -> float:
         """Tell by how many times a value breaks the limit; 1 or less if it keeps it.
@@ -108,12 +125,15 @@ class Standing(Enum):
 
     KEPT = "kept"
     BROKEN = "broken"
+    UNDECIDED = "undecided"
+    WARNED = "warning"
     WAIVED = "waived"
     REPORTED = "reported"
     NO_LIMIT = "no limit"
 
 
 _REJECTING = frozenset({Standing.BROKEN, Standing.NO_LIMIT})
+_SETTLE = 'judge again on a quieter machine, or say undecided = "warn" beside the limit in the policy'
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,8 +146,13 @@ class Finding:
 
     @property
     def rejects(self) -> bool:
-        """Whether it keeps the candidate from being accepted."""
+        """Whether it decides against the candidate."""
         return self.standing in _REJECTING
+
+    @property
+    def open(self) -> bool:
+        """Whether it leaves the question open, so that the candidate is not accepted either."""
+        return self.standing is Standing.UNDECIDED
 
     @property
     def excess(self) -> float:
@@ -140,11 +165,17 @@ class Finding:
         """Write it as one line: `parity.fp32.… = 0.05 logit, limit ≤ 0.001`."""
         unit = "" if self.measure.unit in {Unit.COUNT, Unit.SHARE, Unit.F1} else f" {self.measure.unit.value}"
         limit = "no limit in the policy" if self.limit is None else f"limit {self.limit}"
-        return f"{self.measure.key} = {self._value()}{unit}, {limit}"
+        return f"{self.measure.key} = {self._rounded(self.measure.value)}{unit}{self._interval()}, {limit}"
 
-    def _value(self) -> str:
-        """Round the value, but not across the limit: 0.98999 does not read 0.99 beside `≥ 0.99`."""
-        value, limit = self.measure.value, self.limit or Limit()
+    def _interval(self) -> str:
+        if self.measure.interval is None:
+            return ""
+        low, high = map(self._rounded, self.measure.interval)
+        return f" ({low} to {high})"
+
+    def _rounded(self, value: float) -> str:
+        """Round a value, but not across the limit: 0.98999 does not read 0.99 beside `≥ 0.99`."""
+        limit = self.limit or Limit()
         texts = (f"{value:.{digits}g}" for digits in (4, 6, 9))
         return next((text for text in texts if limit.allows(float(text)) == limit.allows(value)), repr(value))
 
@@ -162,6 +193,11 @@ class Verdict:
         """The findings that reject the candidate."""
         return tuple(finding for finding in self.findings if finding.rejects)
 
+    @property
+    def undecided(self) -> tuple[Finding, ...]:
+        """The findings that leave open whether a limit is kept."""
+        return tuple(finding for finding in self.findings if finding.open)
+
 
 def compare(policy: Policy, measure: Measure) -> Finding:
     """Hold one measure against the policy. A measure without a limit is as bad as a broken one."""
@@ -170,32 +206,43 @@ def compare(policy: Policy, measure: Measure) -> Finding:
         return Finding(measure, None, Standing.NO_LIMIT)
     if limit.reported_only:
         return Finding(measure, limit, Standing.REPORTED)
-    if limit.allows(measure.value):
-        return Finding(measure, limit, Standing.KEPT)
-    waived = policy.waiver(measure.key) is not None
-    return Finding(measure, limit, Standing.WAIVED if waived else Standing.BROKEN)
+    return Finding(measure, limit, _standing(limit, measure, waived=policy.waiver(measure.key) is not None))
 
 
-def decide(policy: Policy, promised: Mapping[MeasureKey, Unit], evidence: Evidence) -> Verdict:
+def _standing(limit: Limit, measure: Measure, *, waived: bool) -> Standing:
+    kept = limit.holds(measure)
+    if kept:
+        return Standing.KEPT
+    if waived:
+        return Standing.WAIVED
+    if kept is False:
+        return Standing.BROKEN
+    return Standing.WARNED if limit.warn_undecided else Standing.UNDECIDED
+
+
+def decide(policy: Policy, promised: Mapping[MeasureKey, Promise], evidence: Evidence) -> Verdict:
     """Decide about a candidate.
 
     Args:
         policy: the limits.
-        promised: every measure that must be there exactly once, with its unit.
+        promised: every measure that must be there exactly once; of those that are optional, those that the policy limits.
         evidence: what happened.
 
     Returns:
-        REJECTED if a limit is broken; else INCOMPLETE if anything is missing or did not run to its
-        end; else ACCEPTED. The order of outcomes and measures in the evidence never matters.
+        REJECTED if a limit is broken; else INCOMPLETE if anything is missing, did not run to its end,
+        or cannot be told from its limit; else ACCEPTED. The order of outcomes and measures in the evidence never matters.
     """
     measures = sorted(evidence.measures, key=lambda measure: (measure.key, measure.value, measure.unit.value))
     findings = tuple(compare(policy, measure) for measure in measures)
     some_broken = any(finding.rejects for finding in findings)
+    undecided = [finding for finding in findings if finding.open]
+    required = {key for key, promise in promised.items() if not (promise.optional and _reported_only(policy, key))}
     problems = (
         *evidence.problems,
         *_session_problems(evidence),
-        *_outcome_problems(evidence, some_broken=some_broken),
-        *_measure_problems(promised, evidence),
+        *_outcome_problems(evidence, explained=some_broken or bool(undecided)),
+        *_measure_problems(promised, required, evidence),
+        *(f"{finding}: it cannot be told which side of the limit it is on; {_SETTLE}" for finding in undecided),
     )
     if some_broken:
         return Verdict(Decision.REJECTED, findings, problems)
@@ -217,14 +264,14 @@ def _session_problems(evidence: Evidence) -> list[str]:
     return problems
 
 
-def _outcome_problems(evidence: Evidence, *, some_broken: bool) -> list[str]:
+def _outcome_problems(evidence: Evidence, *, explained: bool) -> list[str]:
     problems = []
     for outcome in sorted(evidence.outcomes, key=lambda one: (one.suite, one.test, one.result.value, one.reason)):
         match outcome.result:
             case Result.PASSED:
                 continue
-            case Result.FAILED if outcome.limit_broken and some_broken:
-                continue  # the broken limit speaks for it
+            case Result.FAILED if outcome.limit_broken and explained:
+                continue  # the limit that is not kept speaks for it
             case Result.FAILED:
                 problems.append(f"{outcome.test} failed without breaking a limit: {outcome.reason}")
             case Result.ERROR | Result.SKIPPED | Result.XFAILED | Result.XPASSED | Result.RERUN:
@@ -232,9 +279,16 @@ def _outcome_problems(evidence: Evidence, *, some_broken: bool) -> list[str]:
     return problems
 
 
-def _measure_problems(promised: Mapping[MeasureKey, Unit], evidence: Evidence) -> list[str]:
+def _reported_only(policy: Policy, key: MeasureKey) -> bool:
+    limit = policy.limits.get(key)
+    return limit is not None and limit.reported_only
+
+
+def _measure_problems(
+    promised: Mapping[MeasureKey, Promise], required: Collection[MeasureKey], evidence: Evidence
+) -> list[str]:
     counts = Counter(measure.key for measure in evidence.measures)
-    problems = [f"the promised measure {key} is missing" for key in sorted(promised) if key not in counts]
+    problems = [f"the promised measure {key} is missing" for key in sorted(required) if key not in counts]
     problems.extend(
         f"the measure {key} was recorded {count} times" for key, count in sorted(counts.items()) if count > 1
     )
@@ -242,7 +296,7 @@ def _measure_problems(promised: Mapping[MeasureKey, Unit], evidence: Evidence) -
         f"the measure {key} was recorded but no suite promises it" for key in sorted(counts) if key not in promised
     )
     for measure in evidence.measures:
-        unit = promised.get(measure.key)
-        if unit is not None and unit is not measure.unit:
-            problems.append(f"the measure {measure.key} came in {measure.unit.value}, promised in {unit.value}")
+        promise = promised.get(measure.key)
+        if promise is not None and promise.unit is not measure.unit:
+            problems.append(f"the measure {measure.key} came in {measure.unit.value}, promised in {promise.unit.value}")
     return sorted(problems)

@@ -181,13 +181,13 @@ class FakeJudge:
 
         self.questions.append(question)
         self.candidates.append(files_of(question.candidate))
-        every = {key for found in discover().values() for key in found.suite.promised(["fp32", "int8"])}
+        every = {key for found in discover().values() for key in found.suite.promised(["fp32", "int8"], ["fp32", "int8"])}
         limits = load_policy(question.policy, every, datetime.date(2026, 1, 1)).limits
         measures = []
-        for key, unit in question.promised().items():
+        for key, promise in question.promised().items():
             bounds = [bound for bound in (limits[key].minimum, limits[key].maximum) if bound is not None]
             if str(key) not in self.missing:
-                measures.append(Measure(key, float(self.values.get(str(key), [*bounds, 0.0][0])), unit))
+                measures.append(Measure(key, float(self.values.get(str(key), [*bounds, 0.0][0])), promise.unit))
         outcomes = [Outcome(name, f"test_{name}", Result.PASSED, 0.1) for name in question.suites]
         evidence = Evidence(
             run_id="fake",

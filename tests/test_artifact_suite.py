@@ -36,7 +36,7 @@ def reference(tiny_checkpoint):
 @pytest.fixture(scope="module")
 def policy():
     """The default limits."""
-    promised = {key for found in discover().values() for key in found.suite.promised(["fp32", "int8"])}
+    promised = {key for found in discover().values() for key in found.suite.promised(["fp32", "int8"], ["fp32", "int8"])}
     return load_policy(None, promised, SystemClock().utc().date())
 
 

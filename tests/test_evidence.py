@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 
@@ -13,6 +14,7 @@ from harness.documents import to_json
 from harness.errors import DocumentError
 from harness.evidence import (
     EVIDENCE_VERSION,
+    OLDEST_EVIDENCE,
     Evidence,
     Measure,
     MeasureKey,
@@ -33,13 +35,17 @@ details = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(names, inner, max_size=3),
     max_leaves=6,
 )
-measures = st.builds(
-    Measure,
-    st.builds(MeasureKey, names, names, names),
-    finite,
-    st.sampled_from(Unit),
-    st.dictionaries(names, details, max_size=3),
-)
+
+
+@st.composite
+def measured(draw):
+    low, value, high = sorted(draw(st.tuples(finite, finite, finite)))
+    key = draw(st.builds(MeasureKey, names, names, names))
+    interval = draw(st.sampled_from([None, (low, high)]))
+    return Measure(key, value, draw(st.sampled_from(Unit)), draw(st.dictionaries(names, details, max_size=3)), interval)
+
+
+measures = measured()
 outcomes = st.builds(Outcome, names, names, st.sampled_from(Result), finite, names, st.booleans())
 evidences = st.builds(
     Evidence,
@@ -86,6 +92,29 @@ VERSION_1 = """\
   "measures": [
     {"suite": "parity", "scope": "fp32", "name": "label_agreement", "value": 0.5, "unit": "share",
      "details": {"worst": ["é", 3]}}
+  ],
+  "problems": ["something"],
+  "environment": {"python": "3.11"}
+}
+"""
+# Version 2, which has intervals, as it was first written. Never edit it either.
+VERSION_2 = """\
+{
+  "schema": "harness-evidence",
+  "version": 2,
+  "run_id": "run",
+  "candidate_digest": "sha256:0",
+  "variants": ["fp32"],
+  "suites": ["parity"],
+  "collected": 1,
+  "deselected": 0,
+  "outcomes": [
+    {"suite": "parity", "test": "test_a", "result": "failed", "duration_s": 0.25, "reason": "AssertionError",
+     "limit_broken": true}
+  ],
+  "measures": [
+    {"suite": "parity", "scope": "fp32", "name": "label_agreement", "value": 0.5, "unit": "share",
+     "details": {"worst": ["é", 3]}, "interval": [0.25, 1]}
   ],
   "problems": ["something"],
   "environment": {"python": "3.11"}
@@ -152,18 +181,37 @@ def test_round_trip_of_a_measure(measure):
 
 
 def test_version_1(tmp_path):
-    """A file as version 1 was first written is read, and is still what is written."""
+    """A file as version 1 was first written is read: its measures have no intervals."""
     path = tmp_path / "evidence.json"
     path.write_text(VERSION_1, encoding="utf-8")
     assert read_evidence(path) == EXAMPLE
-    assert EXAMPLE.to_json() == json.loads(VERSION_1)
+
+
+def test_version_2(tmp_path):
+    """A file as version 2 was first written is read, and is what is written."""
+    path = tmp_path / "evidence.json"
+    path.write_text(VERSION_2, encoding="utf-8")
+    measure = dataclasses.replace(EXAMPLE.measures[0], interval=(0.25, 1.0))
+    example = dataclasses.replace(EXAMPLE, measures=(measure,))
+    assert read_evidence(path) == example
+    assert example.to_json() == json.loads(VERSION_2)
+
+
+@pytest.mark.parametrize("interval", [[], [0.5], [0.1, 0.5, 0.6], [0.6, 0.7], ["0", "1"], {"0": 1}, True, [None, 1]])
+def test_intervals_that_evidence_never_holds(tmp_path, interval):
+    """An interval has two ends that hold the value; anything else is damage."""
+    path = tmp_path / "evidence.json"
+    content = json.loads(VERSION_2)
+    content["measures"][0]["interval"] = interval
+    path.write_text(json.dumps(content), encoding="utf-8")
+    assert "is damaged" in refusal(path)
 
 
 # -- what is not read ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("version", "advice"), [(EVIDENCE_VERSION + 1, "Update the harness."), (EVIDENCE_VERSION - 1, "Release again.")]
+    ("version", "advice"), [(EVIDENCE_VERSION + 1, "Update the harness."), (OLDEST_EVIDENCE - 1, "Release again.")]
 )
 def test_other_versions(tmp_path, version, advice):
     """Evidence of an older or newer format is not guessed at."""
@@ -187,7 +235,7 @@ def test_evidence_cut_short(tmp_path_factory, length):
     refusal(path)
 
 
-@pytest.mark.parametrize("place", list(every_place()), ids=str)
+@pytest.mark.parametrize("place", [place for place in every_place() if place[-1] != "interval"], ids=str)
 def test_a_missing_key(tmp_path, place):
     """Evidence that lacks any of its keys is damaged; nothing is filled in."""
     path = tmp_path / "evidence.json"

@@ -10,6 +10,7 @@ import dataclasses
 import json
 import os
 import select
+import shutil
 import signal
 from typing import NamedTuple
 
@@ -18,8 +19,9 @@ from third_party import GOOD, ThirdParty, rewrite
 
 from harness import cli
 from harness import judge as judge_module
-from harness.evidence import Evidence, MeasureKey, Result, Unit, read_evidence
+from harness.evidence import EVIDENCE_VERSION, Evidence, MeasureKey, Result, Unit, read_evidence
 from harness.judge import EVIDENCE_FILE, LOG_FILE, judge
+from harness.suite import Promise
 from harness.verdict import Decision, Limit, Policy, decide
 
 # Sessions take a second; the limit is only there so that a broken guard fails instead of hanging.
@@ -32,7 +34,7 @@ def limits_of(names):
 
 
 def promises_of(names):
-    return {MeasureKey(name, "release", "worst"): Unit.LOGIT for name in names}
+    return {MeasureKey(name, "release", "worst"): Promise("worst", Unit.LOGIT) for name in names}
 
 
 def verdict_on(party, evidence):
@@ -95,6 +97,60 @@ def test_a_bad_candidate(judged):
     assert [str(finding) for finding in verdict.broken] == ["acme_suite.release.worst = 2 logit, limit ≤ 1"]
     assert [(found.result, found.limit_broken) for found in evidence.outcomes] == [(Result.FAILED, True)]
     assert verdict.problems == ()
+
+
+@pytest.mark.parametrize(
+    ("interval", "decision"),
+    [("(0.4, 0.9)", Decision.ACCEPTED), ("(0.4, 1.2)", Decision.INCOMPLETE), ("(1.01, 2.5)", Decision.REJECTED)],
+)
+def test_an_interval_decides(judged, interval, decision):
+    """A measure is judged by its whole interval; one that cannot be told from its limit fails its test and leaves one problem."""
+    low, high = eval(interval)
+    test = f'record_measure("worst", {(low + high) / 2}, unit=Unit.LOGIT, interval={interval})'
+    evidence, verdict = judged(f"def test_timed(record_measure):\n    {test}\n")
+    assert verdict.decision is decision
+    assert evidence.measures[0].interval == (low, high)
+    kept = decision is Decision.ACCEPTED
+    assert [(found.result is Result.PASSED, found.limit_broken) for found in evidence.outcomes] == [(kept, not kept)]
+    assert len(verdict.problems) == (decision is Decision.INCOMPLETE)
+    assert all("it cannot be told which side of the limit it is on" in problem for problem in verdict.problems)
+
+
+@pytest.mark.parametrize("interval", ["(0.6, 0.7)", "(0.4, float('nan'))", "(0.4, float('inf'))"])
+def test_an_interval_that_is_none(judged, interval):
+    """An interval that does not hold its value, or has no end, counts as no measure."""
+    test = f'record_measure("worst", 0.5, unit=Unit.LOGIT, interval={interval})'
+    evidence, verdict = judged(f"def test_timed(record_measure):\n    {test}\n")
+    assert verdict.decision is Decision.INCOMPLETE
+    assert evidence.measures == ()
+
+
+def test_the_limit_is_told_to_those_who_measure(judged):
+    """A suite can ask for the limit of its own measures; what has none has no bounds."""
+    _, verdict = judged(
+        "def test_asks(record_measure, limit_of):\n"
+        '    assert (limit_of("best").minimum, limit_of("best").maximum) == (None, None)\n'
+        '    assert limit_of("worst").maximum == 1\n'
+        f"    {MEASURE}\n"
+    )
+    assert verdict.decision is Decision.ACCEPTED, verdict.problems
+
+
+def test_the_release_that_is_served(party, tmp_path):
+    """A suite gets the release that the candidate is compared with, and must measure it; without one it gets none."""
+    tests = (
+        "def test_compare(record_measure, baseline, candidate):\n"
+        "    served = baseline is not None and baseline.folder != candidate.folder\n"
+        '    record_measure("worst", 0.25 if served else 0.75, unit=Unit.LOGIT)\n'
+    )
+    party.install("acme_suite", tests)
+    served = shutil.copytree(party.candidate, tmp_path / "served")
+    for question, value in (
+        (party.question(), 0.75),
+        (dataclasses.replace(party.question(), baseline=served), 0.25),
+    ):
+        evidence = judge(question, tmp_path / "run", time_limit_s=PATIENCE_S, environment=party.environment())
+        assert [found.value for found in evidence.measures] == [value]
 
 
 def test_progress(party, tmp_path):
@@ -541,7 +597,7 @@ def test_evidence_that_is_forged(judged, tmp_path, good_evidence, party):
         rewrite(
             good_evidence, run_id="THIS RUN", candidate_digest="sha256:0"
         ): "about other files than the candidate's",
-        rewrite(good_evidence, run_id="THIS RUN", version=2): "Update the harness",
+        rewrite(good_evidence, run_id="THIS RUN", version=EVIDENCE_VERSION + 1): "Update the harness",
         this_run[:-1]: "is not valid JSON",
         this_run[: len(this_run) // 2]: "is not valid JSON",
         "": "is not valid JSON",

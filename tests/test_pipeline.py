@@ -21,8 +21,9 @@ from harness.errors import (
     SuiteError,
     UsageError,
 )
+from harness.evidence import MeasureKey
 from harness.labelled_data import read_labelled_set
-from harness.manifest import changed_files
+from harness.manifest import changed_files, content_digest
 from harness.verdict import Decision
 
 
@@ -100,6 +101,64 @@ def test_the_verdict_names_what_it_is_about(run_release, place, tiny_checkpoint,
     assert subject["policy"] == {str(policy): file_digest(policy)}
     assert set(subject["suites"]) >= {"artifact", "parity", "quality", "queries", "latency"}
     assert list(subject["stages_s"]) == ["export", "judge"]
+
+
+def test_the_first_release_is_compared_with_none(run_release, place, fake_judge):
+    """Where nothing is served yet there is nothing to be slower than, and no such measure is due."""
+    judgement = run_release()
+    assert fake_judge.questions[0].baseline is None
+    assert judgement.document["subject"]["baseline"] is None
+    names = {finding.measure.key.name for finding in judgement.verdict.findings}
+    assert "single_query_ratio_to_reference" in names
+    assert "ratio_to_last_release" not in names
+
+
+def test_a_release_is_compared_with_the_one_that_is_served(run_release, place, fake_judge):
+    """The accepted release in the output folder is the baseline, in the folder that it keeps when it is replaced."""
+    run_release()
+    served = (place / "models" / "onnx").resolve()
+    judgement = run_release()
+    question = fake_judge.questions[1]
+    assert question.baseline == served != (place / "models" / "onnx").resolve()
+    assert MeasureKey("latency", "fp32", "ratio_to_last_release") in {
+        finding.measure.key for finding in judgement.verdict.findings
+    }
+    subject = judgement.document["subject"]
+    assert (subject["baseline"], subject["baseline_digest"]) == (str(served), content_digest(served))
+
+
+def test_a_release_that_became_slower_is_not_accepted(run_release, place, fake_judge):
+    """A candidate slower than the served release by more than the limit is rejected, and the served one stays."""
+    run_release()
+    served = (place / "models" / "onnx").resolve()
+    fake_judge.values["latency.fp32.ratio_to_last_release"] = 1.2
+    assert run_release().verdict.decision is Decision.REJECTED
+    assert (place / "models" / "onnx").resolve() == served
+    assert run_release(compare_with_served=False).verdict.decision is Decision.ACCEPTED
+
+
+def test_another_release_to_compare_with(run_release, place, fake_judge, tiny_export):
+    """A person may name what to compare with; an export that nobody accepted is not taken by itself."""
+    run_release(baseline=tiny_export)
+    assert fake_judge.questions[0].baseline == tiny_export
+    unjudged = shutil.copytree(tiny_export, place / "unjudged")
+    run_release(output=unjudged)
+    assert fake_judge.questions[1].baseline is None
+
+
+def test_a_served_release_that_cannot_be_opened(run_release, place, fake_judge):
+    """It is said before any work, with both ways out; nothing is silently left uncompared."""
+    run_release()
+    (place / "models" / "onnx" / "config.json").write_text("{", encoding="utf-8")
+    runs = len(runs_in(place))
+    with pytest.raises(
+        UsageError, match=r"the release that is served now, cannot be compared with: .* --no-baseline\.$"
+    ):
+        run_release()
+    with pytest.raises(ArtifactError):
+        run_release(baseline=place / "nowhere")
+    assert len(runs_in(place)) == runs
+    assert run_release(compare_with_served=False).verdict.decision is Decision.ACCEPTED
 
 
 NOT_ACCEPTED = {

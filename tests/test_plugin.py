@@ -374,9 +374,17 @@ def test_choosing_suites():
 
 def test_promises_per_variant():
     """A measure is promised once for each variant, or once for the release."""
-    suite = Suite("a", (Promise("x", Unit.COUNT), Promise("y", Unit.SHARE, per_variant=False)))
-    assert suite.promised(("fp32", "int8")) == {
-        MeasureKey("a", "fp32", "x"): Unit.COUNT,
-        MeasureKey("a", "int8", "x"): Unit.COUNT,
-        MeasureKey("a", "release", "y"): Unit.SHARE,
+    per_variant, per_release = Promise("x", Unit.COUNT), Promise("y", Unit.SHARE, per_variant=False)
+    assert Suite("a", (per_variant, per_release)).promised(("fp32", "int8")) == {
+        MeasureKey("a", "fp32", "x"): per_variant,
+        MeasureKey("a", "int8", "x"): per_variant,
+        MeasureKey("a", "release", "y"): per_release,
     }
+
+
+def test_promises_against_the_served_release():
+    """What is compared with the release that is served is promised for the variants that it has too, and for no other."""
+    suite = Suite("a", (promise := Promise("x", Unit.RATIO, against_baseline=True),))
+    assert suite.promised(("fp32", "int8")) == {}
+    assert suite.promised(("fp32", "int8"), ("int8",)) == {MeasureKey("a", "int8", "x"): promise}
+    assert suite.promised(("fp32",), ("int8",)) == {}

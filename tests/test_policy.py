@@ -62,7 +62,7 @@ def built_in():
 
 def promised_by(suites):
     variants = [variant.value for variant in Variant]
-    return {key for found in suites for key in found.suite.promised(variants)}
+    return {key for found in suites for key in found.suite.promised(variants, variants)}
 
 
 def default_keys():
@@ -278,6 +278,15 @@ def test_unknown_keys(refusal, text, message):
     assert refusal(text) == message
 
 
+@pytest.mark.parametrize(
+    ("choice", "warns"), [("", False), (', undecided = "incomplete"', False), (', undecided = "warn"', True)]
+)
+def test_what_is_undecided(written, choice, warns):
+    """A measure that cannot be told from its limit is an open question, unless the policy calls it a warning."""
+    path = written(f"[limits.parity.int8]\nlabel_agreement = {{ min = 0.5{choice} }}\n")
+    assert load_policy(path, PROMISED, TODAY).limits[AGREEMENT] == Limit(0.5, None, warns)
+
+
 # -- limits that mean nothing ----------------------------------------------------------------------------------------
 
 
@@ -292,6 +301,8 @@ def test_unknown_keys(refusal, text, message):
         ("{ min = [0.9] }", "min must be a finite number, not '[0.9]'"),
         ("{ min = 2026-01-01 }", "min must be a finite number, not '2026-01-01'"),
         ("{ min = 0.9, max = 0.5 }", "min 0.9 is above max 0.5"),
+        ('{ max = 1, undecided = "ignore" }', 'undecided is "incomplete" or "warn", not \'ignore\''),
+        ("{ max = 1, undecided = [1] }", 'undecided is "incomplete" or "warn", not \'[1]\''),
         ("{}", """a limit is { min = … }, { max = … } or "reported", not '{}'"""),
         ("0.9", """a limit is { min = … }, { max = … } or "reported", not '0.9'"""),
         ("true", """a limit is { min = … }, { max = … } or "reported", not 'True'"""),

@@ -77,13 +77,13 @@ class FakeJudge:
         broken = says == "bad" or (says == "graded" and float(strength) > self.catches_from)
         import datetime
 
-        every = {key for found in discover().values() for key in found.suite.promised(["fp32", "int8"])}
+        every = {key for found in discover().values() for key in found.suite.promised(["fp32", "int8"], ["fp32", "int8"])}
         limits = load_policy(None, every, datetime.date(2026, 1, 1)).limits
         measures = []
-        for key, unit in question.promised().items():
+        for key, promise in question.promised().items():
             bounds = [bound for bound in (limits[key].minimum, limits[key].maximum) if bound is not None]
             value = 9.0 if broken and key.name == "max_logit_difference" else [*bounds, 0.0][0]
-            measures.append(Measure(key, float(value), unit))
+            measures.append(Measure(key, float(value), promise.unit))
         problems = ("it crashed",) if says == "crash" else ()
         outcomes = tuple(Ended(name, f"test_{name}", Result.PASSED, 0.1) for name in question.suites)
         names = tuple(question.suites)
@@ -177,10 +177,10 @@ def test_the_decision(check, says, decision):
     assert check([defect("one", marking("bad")), defect("other", marking(says))]).decision is decision
 
 
-def test_strengths_fall_until_one_passes(check, judged):
-    """Strengths fall up to the first that passes, after the weakest has passed; both ends of the line are named."""
+def test_strengths_rise_until_one_is_caught(check, judged):
+    """From the weakest on, strengths rise to the first that is caught; both ends of the line are named."""
     found = check([defect("graded", marking("graded"), strengths=STRENGTHS)])
-    assert [strength for says, strength, _, _ in judged.asked if says == "graded"] == ["0.1", "0.4", "0.3", "0.2"]
+    assert [strength for says, strength, _, _ in judged.asked if says == "graded"] == ["0.1", "0.2", "0.3"]
     (results,) = graded(found)
     assert smallest_caught(results).trial.strength.value == 0.3
     assert largest_passed(results).trial.strength.value == 0.2

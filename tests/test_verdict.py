@@ -11,6 +11,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from harness.evidence import Evidence, Measure, MeasureKey, Outcome, Result, Unit
+from harness.suite import Promise
 from harness.verdict import Decision, Limit, Policy, Standing, Waiver, compare, decide
 
 AGREEMENT = MeasureKey("parity", "fp32", "label_agreement")
@@ -18,7 +19,8 @@ DIFFERENCE = MeasureKey("parity", "fp32", "max_logit_difference")
 SPEED = MeasureKey("latency", "fp32", "ratio")
 SIZE = MeasureKey("latency", "fp32", "size")
 STRANGER = MeasureKey("parity", "int8", "label_agreement")
-PROMISED = {AGREEMENT: Unit.SHARE, DIFFERENCE: Unit.LOGIT, SPEED: Unit.RATIO, SIZE: Unit.MEBIBYTE}
+UNITS = {AGREEMENT: Unit.SHARE, DIFFERENCE: Unit.LOGIT, SPEED: Unit.RATIO, SIZE: Unit.MEBIBYTE}
+PROMISED = {key: Promise(key.name, unit) for key, unit in UNITS.items()}
 LIMITS = {
     AGREEMENT: Limit(minimum=0.99),
     DIFFERENCE: Limit(maximum=0.001),
@@ -37,7 +39,11 @@ bounds = st.one_of(st.none(), st.floats(-1e6, 1e6))
 
 
 def measure(key, value=None, unit=None):
-    return Measure(key, GOOD_VALUES[key] if value is None else value, unit or PROMISED[key])
+    return Measure(key, GOOD_VALUES[key] if value is None else value, unit or UNITS[key])
+
+
+def timed(value, low, high, key=SPEED):
+    return Measure(key, value, UNITS[key], interval=(low, high))
 
 
 def outcome(suite="parity", test="test_a", result=Result.PASSED, **more):
@@ -213,6 +219,98 @@ def test_standing(key, value, standing):
     assert compare(POLICY, measure(key, value)).standing is standing
 
 
+@pytest.mark.parametrize(
+    ("limit", "low", "high", "standing"),
+    [
+        (Limit(maximum=0.9), 0.7, 0.9, Standing.KEPT),
+        (Limit(maximum=0.9), 0.7, 0.91, Standing.UNDECIDED),
+        (Limit(maximum=0.9), 0.9, 1.1, Standing.UNDECIDED),
+        (Limit(maximum=0.9), 0.91, 1.1, Standing.BROKEN),
+        (Limit(minimum=0.5), 0.5, 0.9, Standing.KEPT),
+        (Limit(minimum=0.5), 0.4, 0.9, Standing.UNDECIDED),
+        (Limit(minimum=0.5), 0.4, 0.49, Standing.BROKEN),
+        (Limit(0.5, 0.9), 0.4, 1.0, Standing.UNDECIDED),
+        (Limit(0.5, 0.9), 0.91, 1.0, Standing.BROKEN),
+        (Limit(0.5, 0.9), 0.5, 0.9, Standing.KEPT),
+        (Limit(maximum=0.9, warn_undecided=True), 0.7, 0.91, Standing.WARNED),
+        (Limit(maximum=0.9, warn_undecided=True), 0.91, 1.1, Standing.BROKEN),
+        (Limit(warn_undecided=True), 0.7, 0.91, Standing.REPORTED),
+    ],
+)
+def test_standing_of_an_interval(limit, low, high, standing):
+    """A limit is kept only if the whole interval keeps it, and broken only if nothing in the interval does."""
+    policy = Policy({SPEED: limit})
+    assert compare(policy, timed((low + high) / 2, low, high)).standing is standing
+
+
+@pytest.mark.parametrize("value", [0.7, 0.8, 0.95, 1.0])
+def test_the_estimate_itself_decides_nothing(value):
+    """Where between the ends of its interval a measure lies makes no difference."""
+    assert compare(POLICY, timed(value, 0.7, 1.0)).standing is Standing.UNDECIDED
+
+
+def test_what_cannot_be_told_is_incomplete():
+    """A measure that cannot be told from its limit is neither accepted nor rejected, and the verdict says what to do."""
+    found = evidence(measures=(*(measure(key) for key in UNITS if key != SPEED), timed(0.9, 0.85, 0.95)))
+    assert only_problem(found) == (
+        "latency.fp32.ratio = 0.9 ratio (0.85 to 0.95), limit ≥ 0.1 and ≤ 0.9: it cannot be told which side of the limit "
+        'it is on; judge again on a quieter machine, or say undecided = "warn" beside the limit in the policy'
+    )
+
+
+def test_what_cannot_be_told_fails_its_test_once():
+    """The test that the plugin fails for it is not told of a second time."""
+    measures = (*(measure(key) for key in UNITS if key != SPEED), timed(0.9, 0.85, 0.95))
+    failed = outcome("latency", "test_c", Result.FAILED, limit_broken=True)
+    decided = verdict(evidence(measures=measures, outcomes=(outcome(), failed)))
+    assert decided.decision is Decision.INCOMPLETE
+    assert len(decided.problems) == 1
+    assert [finding.measure.key for finding in decided.undecided] == [SPEED]
+
+
+def test_what_cannot_be_told_may_be_a_warning():
+    """A policy may say that it is a warning; what is plainly broken still rejects."""
+    policy = Policy({**LIMITS, SPEED: Limit(maximum=0.9, warn_undecided=True)})
+    others = [measure(key) for key in UNITS if key != SPEED]
+    assert verdict(evidence(measures=(*others, timed(0.9, 0.85, 0.95))), policy).decision is Decision.ACCEPTED
+    assert verdict(evidence(measures=(*others, timed(1, 0.95, 1.1))), policy).decision is Decision.REJECTED
+
+
+def test_what_is_broken_comes_before_what_cannot_be_told():
+    """A broken limit rejects, whatever else is open."""
+    measures = (measure(AGREEMENT, 0.5), measure(DIFFERENCE), measure(SIZE), timed(0.9, 0.85, 0.95))
+    assert verdict(evidence(measures=measures)).decision is Decision.REJECTED
+
+
+def test_a_waiver_covers_what_cannot_be_told():
+    """What may be broken may be undecided, too."""
+    policy = Policy(LIMITS, (Waiver(SPEED, "the machine is being moved", datetime.date(2027, 1, 1)),))
+    measures = (*(measure(key) for key in UNITS if key != SPEED), timed(0.9, 0.85, 0.95))
+    decided = verdict(evidence(measures=measures), policy)
+    assert decided.decision is Decision.ACCEPTED
+    assert Standing.WAIVED in {finding.standing for finding in decided.findings}
+
+
+def test_an_optional_measure_may_be_missing_only_without_a_limit():
+    """What a run cannot always say may be missing where nobody relies on it; a limit on it makes it due."""
+    optional = {**PROMISED, SIZE: Promise(SIZE.name, UNITS[SIZE], optional=True)}
+    found = evidence(measures=tuple(measure(key) for key in UNITS if key != SIZE))
+    assert decide(POLICY, optional, found).decision is Decision.ACCEPTED
+    limited = Policy({**LIMITS, SIZE: Limit(maximum=100)})
+    unnamed = Policy({key: limit for key, limit in LIMITS.items() if key != SIZE})
+    for policy in (limited, unnamed):
+        decided = decide(policy, optional, found)
+        assert decided.decision is Decision.INCOMPLETE
+        assert decided.problems == (f"the promised measure {SIZE} is missing",)
+
+
+@pytest.mark.parametrize("interval", [(0.6, 0.7), (0.3, 0.4), (math.nan, 0.7), (0.3, math.inf), (0.7, 0.3)])
+def test_intervals_that_are_none(interval):
+    """An interval is finite and holds its value."""
+    with pytest.raises(ValueError, match=r"measure latency\.fp32\.ratio is 0\.5 \("):
+        Measure(SPEED, 0.5, Unit.RATIO, interval=interval)
+
+
 def test_a_measure_without_a_limit():
     """What the policy does not name has no standing to be accepted on."""
     assert compare(POLICY, Measure(STRANGER, 1.0, Unit.SHARE)).standing is Standing.NO_LIMIT
@@ -226,6 +324,7 @@ def test_a_measure_without_a_limit():
         (measure(AGREEMENT, 0.989996), "parity.fp32.label_agreement = 0.989996, limit ≥ 0.99"),
         (Measure(STRANGER, 0.5, Unit.SHARE), "parity.int8.label_agreement = 0.5, no limit in the policy"),
         (measure(SIZE, 80.5), "latency.fp32.size = 80.5 MiB, limit reported"),
+        (timed(0.85, 0.812, 0.90004), "latency.fp32.ratio = 0.85 ratio (0.812 to 0.90004), limit ≥ 0.1 and ≤ 0.9"),
     ],
 )
 def test_findings_as_text(finding, text):
@@ -256,7 +355,7 @@ def test_only_evidence_without_a_fault_is_accepted(found):
         and all(entry.result is Result.PASSED for entry in found.outcomes)
         and {entry.suite for entry in found.outcomes} >= set(found.suites)
         and set(counts.values()) == {1}
-        and all(entry.key in PROMISED and PROMISED[entry.key] is entry.unit for entry in found.measures)
+        and all(entry.key in PROMISED and UNITS[entry.key] is entry.unit for entry in found.measures)
         and all(LIMITS[entry.key].allows(entry.value) for entry in found.measures)
     )
     assert (verdict(found).decision is Decision.ACCEPTED) == faultless

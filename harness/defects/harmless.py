@@ -194,13 +194,7 @@ CHANGES = (
     _harmless("constant-nodes", Kind.GRAPH, "weights are Constant nodes", on_graph(_constant_nodes), WHOLE),
     _harmless("other-metadata", Kind.GRAPH, "the file names another producer", on_graph(_other_metadata), WHOLE),
     _harmless("newer-opset", Kind.GRAPH, "the graph is converted to the next opset", _newer_opset),
-    _harmless(
-        "optimized-offline",
-        Kind.GRAPH,
-        "onnxruntime's optimised graph is the model",
-        _optimized_offline,
-        other_texts=True,
-    ),
+    _harmless("optimized-offline", Kind.GRAPH, "onnxruntime's optimised graph is the model", _optimized_offline),
     _harmless("external-data", Kind.FILES, "the weights are in a file of their own, whole", _external_data, WHOLE),
     _harmless(
         "exported-again", Kind.FILES, "the checkpoint is exported once more", _exported_again, FP32, other_texts=True

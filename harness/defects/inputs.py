@@ -191,8 +191,8 @@ INPUTS = (
         seen_in="transformers#15177",
     ),
     Defect(
-        "lost-batches", Kind.GRAPH, "logits of large batches are zero", on_graph(_large_batches), BOTH, _PADDED,
-        tuple(Strength(1 / rows, f"from {rows} rows on") for rows in (2, 8, 32, 128)),
+        "lost-batches", Kind.GRAPH, "logits of large batches are zero", on_graph(_large_batches), BOTH,
+        strengths=tuple(Strength(1 / rows, f"from {rows} rows on") for rows in (2, 8, 32, 128)),
     ),
     Defect(
         "lost-lengths", Kind.GRAPH, "logits of rows of some lengths are zero", on_graph(_some_lengths), BOTH, _PADDED,
