@@ -6,6 +6,7 @@ same function, so what was judged is what runs.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,10 +64,23 @@ class Candidate:
         self._tokenizer = _load_tokenizer(artifact.folder / TOKENIZER, self.maximum_tokens)
         self.pad_token_id = int(artifact.config.get("pad_token_id") or 0)
         path = artifact.model_path(variant)
+        self._threads = threads
         self._session = _load_session(path, threads)
         self._feeds = _feeds(self._session.get_inputs(), path)
         self._output = _logits_output(self._session.get_outputs(), len(self.labels), path)
         self.inputs = frozenset(entry.name for entry in self._feeds)
+
+    def reopened(self) -> Candidate:
+        """Open the same model once more: a session of its own, the tokenizer shared.
+
+        Two sessions of one file are not equally fast; where their memory happens to lie makes a difference.
+
+        Raises:
+            ArtifactError: the file cannot be loaded any more.
+        """
+        another = copy.copy(self)
+        another._session = _load_session(self.artifact.model_path(self.variant), self._threads)  # noqa: SLF001  # our own
+        return another
 
     def encode(self, texts: Sequence[str]) -> list[EncodedQuery]:
         """See `TokenClassifier`.

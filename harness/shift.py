@@ -1,6 +1,6 @@
-"""How far two samples lie apart: the Hodges-Lehmann estimate, with a distribution-free confidence interval.
+"""Where a sample lies, and how far two lie apart: Hodges-Lehmann estimates, with distribution-free confidence intervals.
 
-Knows nothing of runs or measures, and assumes of the two samples only that they differ by a shift.
+Knows nothing of runs or measures. Assumes of two samples only that they differ by a shift, of one that it is symmetric.
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ import numpy as np
 CONFIDENCE = 0.99
 # Beyond so many pairs the normal approximation is exact to a rank or two, and counting every order takes seconds.
 _MOST_COUNTED_PAIRS = 10_000
+_MOST_COUNTED_VALUES = 200
 
 
 @dataclass(frozen=True, slots=True)
 class Shift:
-    """How much higher one sample lies than the other, and where that lies with 99 % confidence, two-sided.
+    """How much higher a sample lies than the other, or than zero, and a two-sided interval of that.
 
     Without `low` and `high` the samples are too small to say so.
     """
@@ -31,7 +32,7 @@ class Shift:
 
 
 def shift(subject: Sequence[float], baseline: Sequence[float]) -> Shift:
-    """Estimate how much higher `subject` lies than `baseline`.
+    """Estimate how much higher `subject` lies than `baseline`, with an interval of 99 % confidence.
 
     The estimate is the median of all pairwise differences (Hodges & Lehmann 1963). The interval is Moses': the
     differences at the ranks that the Mann-Whitney test does not reject (Hollander, Wolfe & Chicken, Nonparametric
@@ -82,3 +83,51 @@ def _orders(one: int, other: int) -> list[int]:
         for place in range(factor, len(counts)):
             counts[place] += counts[place - factor]
     return counts
+
+
+def location(values: Sequence[float], confidence: float = CONFIDENCE) -> Shift:
+    """Estimate where values lie that scatter around their centre as often to one side as to the other.
+
+    The estimate is the median of the means of all pairs of values, each with itself too (Walsh averages; Hodges &
+    Lehmann 1963). The interval is Tukey's: the averages at the ranks that Wilcoxon's signed-rank test does not reject
+    (Hollander, Wolfe & Chicken, Nonparametric Statistical Methods, 3rd ed., section 3.4). Up to 29 % of the values may be
+    anything.
+
+    Raises:
+        ValueError: there is no value, or the confidence is not between 0 and 1.
+    """
+    if not values or not 0 < confidence < 1:
+        message = f"{len(values)} values and a confidence of {confidence} have no location to estimate"
+        raise ValueError(message)
+    sample = np.asarray(values, np.float64)
+    one, other = np.triu_indices(len(sample))
+    averages = np.sort((sample[one] + sample[other]) / 2)
+    rank = _signed_rank(len(sample), confidence)
+    estimate = float(np.median(averages))
+    if rank == 0:
+        return Shift(estimate, None, None)
+    return Shift(estimate, float(averages[rank - 1]), float(averages[-rank]))
+
+
+@lru_cache(maxsize=64)
+def _signed_rank(count: int, confidence: float) -> int:
+    """Find the largest rank k whose interval, k-th smallest to k-th largest Walsh average, covers with this confidence.
+
+    It misses the centre with probability 2 P(W ≤ k - 1), W being the sum of the ranks of the positive values; 0 for none.
+    """
+    if count > _MOST_COUNTED_VALUES:
+        spread = sqrt(count * (count + 1) * (2 * count + 1) / 24)
+        return max(int(count * (count + 1) / 4 + NormalDist().inv_cdf((1 - confidence) / 2) * spread), 0)
+    # of all subsets of the ranks 1 … count, how many have the sum 0, 1, 2, …
+    counts = [1] + [0] * (count * (count + 1) // 2)
+    for rank in range(1, count + 1):
+        for place in range(len(counts) - 1, rank - 1, -1):
+            counts[place] += counts[place - rank]
+    allowed = (1 - confidence) / 2 * 2**count
+    below = rank = 0
+    for number in counts:
+        below += number
+        if below > allowed:
+            return rank
+        rank += 1
+    return rank

@@ -18,6 +18,10 @@ class Clock(Protocol):
         """The date and time, with time zone UTC."""
         ...
 
+    def pause(self, seconds: float) -> None:
+        """Let time pass."""
+        ...
+
 
 class SystemClock:
     """This machine's clock."""
@@ -29,3 +33,7 @@ class SystemClock:
     def utc(self) -> datetime.datetime:
         """See `Clock`."""
         return datetime.datetime.now(datetime.timezone.utc)
+
+    def pause(self, seconds: float) -> None:
+        """See `Clock`."""
+        time.sleep(seconds)

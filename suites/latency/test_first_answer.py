@@ -6,20 +6,27 @@ stand between the export's starts, not before all of them.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from statistics import median
 
 import pytest
 
 from harness.artifact import Artifact
-from harness.evidence import Unit
+from harness.errors import one_line
+from harness.evidence import Measure, MeasureKey, Unit
 from harness.plugin import RecordMeasure
 from harness.tagging import LabelledSet
 from harness.timing import Clock
-from suites.latency.fresh_process import FirstAnswer, Way, first_answer
-from suites.latency.pairing import MeasurementError, Pacer
+from harness.verdict import Limit
+from suites.latency.contest import Pacer
+from suites.latency.estimate import MeasurementError
+from suites.latency.fresh_process import FirstAnswer, FreshProcessError, Way, first_answer
 
 LEAN_STARTS = 3
 REFERENCE_STARTS = 2
+# Where these do not settle it: enough that the range of all ratios misses their median in 1 of 128 cases at most.
+MOST_STARTS = 8
+ORTMODEL_STARTS = 2
 
 
 class ReferenceStarts:
@@ -60,12 +67,9 @@ def test_first_answer_of_a_fresh_process(
     variant: str,
     reference_starts: ReferenceStarts,
     record_measure: RecordMeasure,
+    limit_of: Callable[[str], Limit],
 ) -> None:
-    """Start to first answer, and peak memory, of the runtime that releases are served with, against PyTorch's.
-
-    The ratio of times is the median of the export's over the fastest of PyTorch's: a slow moment of the machine
-    counts against the candidate, never for it.
-    """
+    """Start to first answer, and peak memory, of the runtime that releases are served with, against PyTorch's."""
     way = Way("lean", candidate.folder, variant)
     answers: list[FirstAnswer] = []
     reference_starts.ask(way)  # not counted: reads files into the page cache, writes bytecode
@@ -81,21 +85,69 @@ def test_first_answer_of_a_fresh_process(
     if len(answers) != LEAN_STARTS:
         message = f"{len(answers)} of {LEAN_STARTS} starts ran. Run pytest-benchmark without --benchmark-disable."
         raise MeasurementError(message)
-    record_first_answers(record_measure, answers, reference_starts.answers)
+    while len(answers) < MOST_STARTS and not is_settled(limit_of, first_answers(answers, reference_starts.answers)):
+        start()
+        reference_starts.at_least(len(answers))
+    for measure in first_answers(answers, reference_starts.answers):
+        name, details = measure.key.name, measure.details
+        record_measure(name, measure.value, unit=measure.unit, details=details, interval=measure.interval)
 
 
-def record_first_answers(
-    record_measure: RecordMeasure, answers: list[FirstAnswer], reference: list[FirstAnswer]
-) -> None:
-    """Record the four measures of fresh processes, with every start in the details."""
-    durations = [answer.duration_ms for answer in answers]
-    reference_durations = [answer.duration_ms for answer in reference]
+def is_settled(limit_of: Callable[[str], Limit], measures: Sequence[Measure]) -> bool:
+    """Tell whether each measure plainly keeps its limit. What breaks it is worth some more starts."""
+    return all(
+        limit.reported_only or limit.holds(measure) for measure in measures for limit in (limit_of(measure.key.name),)
+    )
+
+
+def first_answers(answers: Sequence[FirstAnswer], reference: Sequence[FirstAnswer]) -> list[Measure]:
+    """Sum up fresh processes: medians, each with the range of what was seen.
+
+    With few starts there is no finer interval: the range of n independent values misses their median with probability
+    2^(1-n), and the range of all ratios is wider than that of pairs.
+    """
+    times = [answer.duration_ms for answer in answers]
+    reference_times = [answer.duration_ms for answer in reference]
     peaks = [answer.peak_memory_mib for answer in answers]
     reference_peaks = [answer.peak_memory_mib for answer in reference]
-    both = {"starts_ms": durations, "reference_starts_ms": reference_durations}
-    record_measure("cold_start_ratio", median(durations) / min(reference_durations), unit=Unit.RATIO, details=both)
     modules = {"modules": answers[0].modules, "reference_modules": reference[0].modules}
-    record_measure("cold_start_ms", median(durations), unit=Unit.MILLISECOND, details=modules)
-    memory = {"peaks_mib": peaks, "reference_peaks_mib": reference_peaks}
-    record_measure("peak_memory_ratio", max(peaks) / min(reference_peaks), unit=Unit.RATIO, details=memory)
-    record_measure("peak_memory_mib", max(peaks), unit=Unit.MEBIBYTE)
+    return [
+        _ratio(
+            "cold_start_ratio", times, reference_times, {"starts_ms": times, "reference_starts_ms": reference_times}
+        ),
+        _median("cold_start_ms", Unit.MILLISECOND, times, modules),
+        _ratio(
+            "peak_memory_ratio", peaks, reference_peaks, {"peaks_mib": peaks, "reference_peaks_mib": reference_peaks}
+        ),
+        _median("peak_memory_mib", Unit.MEBIBYTE, peaks, {}),
+    ]
+
+
+def _ratio(name: str, values: list[float], others: list[float], details: Mapping[str, object]) -> Measure:
+    interval = (min(values) / max(others), max(values) / min(others))
+    value = min(max(median(values) / median(others), interval[0]), interval[1])  # rounding may put it a hair outside
+    return Measure(MeasureKey("latency", "", name), value, Unit.RATIO, details, interval)
+
+
+def _median(name: str, unit: Unit, values: list[float], details: Mapping[str, object]) -> Measure:
+    return Measure(MeasureKey("latency", "", name), median(values), unit, details, (min(values), max(values)))
+
+
+def test_first_answer_of_ortmodel(
+    candidate: Artifact, reference_starts: ReferenceStarts, record_measure: RecordMeasure
+) -> None:
+    """Start to first answer the usual way, optimum's ORTModel in a transformers pipeline, with the default variant.
+
+    It is there to compare with. Not every good export opens that way (other names of inputs, no configuration that
+    optimum reads), so then there is nothing to say, and a policy that limits these measures will say that they are missing.
+    """
+    way = Way("optimum", candidate.folder, candidate.default_variant.value)
+    try:
+        answers = [reference_starts.ask(way) for _ in range(ORTMODEL_STARTS)]
+    except FreshProcessError as err:
+        print(f"ORTModel: {one_line(err)}")  # noqa: T201  # into the session's log
+        return
+    starts = _median("ortmodel_cold_start_ms", Unit.MILLISECOND, [one.duration_ms for one in answers], {})
+    peaks = _median("ortmodel_peak_memory_mib", Unit.MEBIBYTE, [one.peak_memory_mib for one in answers], {})
+    for measure in (starts, peaks):
+        record_measure(measure.key.name, measure.value, unit=measure.unit, interval=measure.interval)
