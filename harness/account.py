@@ -14,7 +14,7 @@ from typing import Any
 from harness.documents import Json, read_document, read_json_object
 from harness.errors import DocumentError, one_line
 from harness.evidence import measure_from_json, read_evidence
-from harness.results import VERDICT_FILE, VERDICT_SCHEMA, VERDICT_VERSION
+from harness.results import OLDEST_VERDICT, VERDICT_FILE, VERDICT_SCHEMA, VERDICT_VERSION
 from harness.verdict import Decision, Finding, Limit, Standing
 
 EVIDENCE_FILE = "evidence.json"
@@ -23,7 +23,11 @@ BENCHMARK_FILE = "benchmark.json"
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """What was judged, against what, by which rules; data and policy are digests by path, a policy of none the default."""
+    """What was judged, against what, by which rules.
+
+    Data and policy are digests by path, a policy of none the default. Without a baseline, the release that was served
+    when the run began, its path and its digest are empty.
+    """
 
     candidate: str
     candidate_digest: str
@@ -34,16 +38,25 @@ class Subject:
     suites: tuple[str, ...]
     line: str
     stages_s: Mapping[str, float]
+    baseline: str = ""
+    baseline_digest: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Timings:
-    """Durations of one benchmark, ns; without a baseline the subject was timed alone."""
+    """Durations of one benchmark, ns; without a baseline the subject was timed alone.
+
+    `control_ns` is of work that was the same in every turn, so what varies in it came from outside. What older runs did
+    not note is empty, or 0.
+    """
 
     name: str
     variant: str
     subject_ns: tuple[float, ...]
     baseline_ns: tuple[float, ...]
+    control_ns: tuple[float, ...] = ()
+    pairs_per_round: int = 0
+    baseline_name: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +78,17 @@ class Account:
     def broken(self) -> tuple[Finding, ...]:
         """The findings that reject the candidate."""
         return tuple(finding for finding in self.findings if finding.rejects)
+
+    @property
+    def undecided(self) -> tuple[Finding, ...]:
+        """The findings that leave open whether a limit is kept."""
+        return tuple(finding for finding in self.findings if finding.open)
+
+    @property
+    def other_problems(self) -> tuple[str, ...]:
+        """The problems that are more than the open findings said once again."""
+        said = tuple(f"{finding}: " for finding in self.undecided)
+        return tuple(problem for problem in self.problems if not (said and problem.startswith(said)))
 
     @property
     def scopes(self) -> tuple[str, ...]:
@@ -91,7 +115,7 @@ def read_account(folder: Path) -> Account:
         DocumentError: its verdict is missing, damaged or of another version.
     """
     path = folder / VERDICT_FILE
-    document = read_document(path, VERDICT_SCHEMA, VERDICT_VERSION)
+    document = read_document(path, VERDICT_SCHEMA, VERDICT_VERSION, oldest=OLDEST_VERDICT)
     notes: list[str] = []
     timings = _timings(folder / BENCHMARK_FILE, notes)
     seconds = _suite_seconds(folder / EVIDENCE_FILE, notes)
@@ -121,7 +145,7 @@ def _account(
 
 def _finding(entry: Json) -> Finding:
     bounds = entry["limit"]
-    limit = None if bounds is None else Limit(bounds["min"], bounds["max"])
+    limit = None if bounds is None else Limit(bounds["min"], bounds["max"], bounds.get("undecided") == "warn")
     return Finding(measure_from_json(entry), limit, Standing(entry["standing"]))
 
 
@@ -137,6 +161,8 @@ def _subject(entry: Json) -> Subject:
         suites=tuple(entry["suites"]),
         line=str(entry.get("line", "")),  # runs from before there were release lines have none
         stages_s={name: float(seconds) for name, seconds in entry["stages_s"].items()},
+        baseline=str(entry.get("baseline") or ""),
+        baseline_digest=str(entry.get("baseline_digest") or ""),
     )
 
 
@@ -159,6 +185,9 @@ def _timing(benchmark: Mapping[str, Any]) -> Timings:
         variant=str((benchmark["params"] or {}).get("variant", "")),
         subject_ns=_durations(stored.get("subject_ns", alone)),
         baseline_ns=_durations(stored.get("baseline_ns", ())),
+        control_ns=_durations(stored.get("control_ns") or ()),
+        pairs_per_round=int(stored.get("pairs_per_round") or 0),
+        baseline_name=str(stored.get("baseline_name") or ""),
     )
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from harness.errors import UsageError, one_line
-from harness.evidence import MeasureKey, Unit
+from harness.evidence import Measure, MeasureKey, Unit
 from harness.history import Entry, Recorded, Samples
 from harness.shift import Shift, shift
 
@@ -223,7 +223,7 @@ def _compared(two: _Two, obstacle: str, rules: Rules) -> Compared:
         return Compared(two.key, two.subject, two.baseline, Change.NOT_COMPARABLE, kind, reason=obstacle)
     judge = _compare_by_ratio if kind in {Kind.TIME, Kind.SIZE} else _compare_by_difference
     found = judge(two, two.subject, two.baseline, kind, rules)
-    return _crossed(found, two.subject, two.baseline)
+    return _crossed(found, two.subject, two.baseline, two.subject_samples)
 
 
 def kind_of(key: MeasureKey, unit: Unit) -> Kind:
@@ -349,10 +349,15 @@ def _allowed(subject: Recorded, baseline: Recorded, kind: Kind, tolerances: Tole
     return tolerances.closeness * abs(bound if bound is not None else baseline.value)
 
 
-def _crossed(found: Compared, subject: Recorded, baseline: Recorded) -> Compared:
-    """Call worse what breaks the limit that the baseline kept to, by however little."""
+def _crossed(found: Compared, subject: Recorded, baseline: Recorded, samples: Samples | None) -> Compared:
+    """Call worse what breaks the limit that the baseline kept to, by however little.
+
+    What has an interval breaks it only where no value in the interval keeps it, as in the verdict.
+    """
     limit = subject.limit
-    if limit.allows(subject.value) or not limit.allows(baseline.value):
+    ends = (*(samples.interval or ()), subject.value) if samples else (subject.value,)
+    measure = Measure(found.key, subject.value, subject.unit, interval=(min(ends), max(ends)))
+    if limit.holds(measure) is not False or not limit.allows(baseline.value):
         return found
     reason = f"breaks the limit {limit}, which the baseline kept"
     return Compared(

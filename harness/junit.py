@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
-from harness.account import Account, read_account
+from harness.account import Account
 from harness.documents import write_text
 from harness.highlights import gauge
 from harness.report import reason
@@ -22,15 +22,14 @@ _PROBLEMS = "problems"
 _LONGEST_TEXT = 2000
 
 
-def write_junit(folder: Path) -> Path:
+def write_junit(folder: Path, account: Account) -> Path:
     """Write the test report into a run's folder.
 
     Raises:
-        DocumentError: the verdict cannot be read.
         OSError: the file system refuses.
     """
     path = folder / JUNIT_FILE
-    write_text(path, render(read_account(folder)))
+    write_text(path, render(account))
     return path
 
 
@@ -77,23 +76,32 @@ def _measure_case(finding: Finding) -> ET.Element:
             why = reason(finding)
             failure = ET.SubElement(case, "failure", message=_text(str(finding)), type=finding.standing.value)
             failure.text = _text(f"{said}: {why}" if why else said)
+        case Standing.UNDECIDED:
+            error = ET.SubElement(case, "error", message=_text(str(finding)), type=finding.standing.value)
+            error.text = _text(said)
         case Standing.WAIVED:
             ET.SubElement(case, "skipped", message=_text(f"waived: {finding}"))
+        case Standing.WARNED:
+            ET.SubElement(case, "system-out").text = _text(f"warning: {said}")
         case Standing.KEPT | Standing.REPORTED:
             ET.SubElement(case, "system-out").text = _text(said)
     return case
 
 
 def _problem_cases(account: Account) -> list[ET.Element]:
-    """Make a case of each problem; where there is none, one that says so, so that the suite is never empty."""
+    """Make a case of each problem; where there is none, one that says so, so that the suite is never empty.
+
+    A measure that could not be told from its limit is an error already.
+    """
     cases = []
-    for place, problem in enumerate(account.problems, 1):
+    for place, problem in enumerate(account.other_problems, 1):
         case = ET.Element("testcase", classname=_PROBLEMS, name=f"problem {place}: {_text(problem, 100)}", time="0")
         ET.SubElement(case, "error", message=_text(problem), type="problem")
         cases.append(case)
     if not cases:
         cases.append(ET.Element("testcase", classname=_PROBLEMS, name="none", time="0"))
-        if account.decision is Decision.INCOMPLETE:  # a verdict names what is missing; if it did not, this is no pass
+        # a verdict names what is missing; if it did not, this is no pass
+        if account.decision is Decision.INCOMPLETE and not account.undecided:
             ET.SubElement(cases[0], "error", message="INCOMPLETE without a reason", type="problem")
     return cases
 

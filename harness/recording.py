@@ -42,13 +42,13 @@ from harness.history import (
     read_line,
     read_lines,
 )
-from harness.results import VERDICT_FILE, VERDICT_SCHEMA, VERDICT_VERSION
+from harness.results import OLDEST_VERDICT, VERDICT_FILE, VERDICT_SCHEMA, VERDICT_VERSION
 from harness.verdict import Decision, Limit
 
 LINE_FILE = "history-line.json"
 BENCHMARK_FILE = "benchmark.json"
 _RUN_NAME = re.compile(r"(\d{8}T\d{6}(?:\.\d{3})?)Z-[0-9a-f]{6}")
-_MACHINE_FACTS = frozenset({"machine", "processor", "system", "usable_cpus", "memory_gib"})
+_MACHINE_FACTS = frozenset({"machine", "processor", "system", "cpus", "cpu_quota", "usable_cpus", "memory_gib"})
 # 500 ratios of 4 digits are 4 kB; the raw timings of longer measurements stay in the run's folder alone.
 _MOST_BLOCKS = 500
 _DIGITS = 6
@@ -99,7 +99,7 @@ def line_of_run(folder: Path, circumstances: Circumstances | None = None) -> byt
         HistoryError: the folder is not named as a run's is.
     """
     path = folder / VERDICT_FILE
-    document = read_document(path, VERDICT_SCHEMA, VERDICT_VERSION)
+    document = read_document(path, VERDICT_SCHEMA, VERDICT_VERSION, oldest=OLDEST_VERDICT)
     try:
         measures = {one.key: one for one in map(measure_from_json, document["findings"])}
         limits = {measure_from_json(content).key: _limit(content["limit"]) for content in document["findings"]}
@@ -226,17 +226,29 @@ def samples_of(measures: Sequence[Measure], timings: Sequence[_Pairs]) -> dict[M
     """Collect what is known of how each measure varied within the run."""
     found: dict[MeasureKey, Samples] = {}
     for measure in measures:
-        ratios = _blocks_of(measure, timings)
-        interval = None if ratios else _interval_of(measure)
+        ratios = _rounds_of(measure) or _blocks_of(measure, timings)
+        # what the measure says itself is what it was judged by
+        interval = measure.interval or (None if ratios else _interval_of(measure))
         if ratios or interval:
             found[measure.key] = Samples(ratios, interval)
     return found
 
 
+def _rounds_of(measure: Measure) -> tuple[float, ...]:
+    """Take the log ratios of the rounds that a ratio was computed from, where its details have them."""
+    stated = measure.details.get("log_ratios")
+    if not isinstance(stated, list) or len(stated) > _MOST_BLOCKS:
+        return ()
+    if not all(type(one) in {int, float} and math.isfinite(one) for one in stated):
+        return ()
+    return tuple(round(float(one), _DIGITS) for one in stated)
+
+
 def _blocks_of(measure: Measure, timings: Sequence[_Pairs]) -> tuple[float, ...]:
     """Find the paired timing that a ratio was computed from: the one whose blocks have its median, to the last digits.
 
-    The evidence does not say which benchmark a measure came from, but two measurements never agree so far.
+    For runs from before the details had the rounds: the evidence did not say which benchmark a measure came from, but
+    two measurements never agree so far.
     """
     details = measure.details
     blocks, middle = details.get("blocks"), details.get("median")

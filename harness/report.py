@@ -16,6 +16,8 @@ _STYLES = {
     Standing.KEPT: "green",
     Standing.BROKEN: "bold red",
     Standing.NO_LIMIT: "bold red",
+    Standing.UNDECIDED: "bold yellow",
+    Standing.WARNED: "yellow",
     Standing.WAIVED: "yellow",
     Standing.REPORTED: "dim",
 }
@@ -30,8 +32,15 @@ _LONGEST_REASON = 240
 _PROBLEMS_OF_A_REJECTION = 2
 
 
-def print_verdict(verdict: Verdict, evidence_folder: Path, *, subject: str) -> None:
-    """Print the table of measures, then the decision, its reasons, and where the evidence is."""
+def print_verdict(verdict: Verdict, evidence_folder: Path, *, subject: str, report: Path | None = None) -> None:
+    """Print the table of measures, then the decision, its reasons, and where the evidence is.
+
+    Args:
+        verdict: what was decided.
+        evidence_folder: where its evidence lies.
+        subject: what was judged against what.
+        report: the page for people, which is named if it was written.
+    """
     console = Console()
     if not console.is_terminal:
         console = Console(width=_PLAIN_WIDTH)
@@ -44,10 +53,13 @@ def print_verdict(verdict: Verdict, evidence_folder: Path, *, subject: str) -> N
         if why := reason(finding):
             console.print(f"          {escape(why)}", highlight=False, soft_wrap=True, style="dim")
     for problem in problems_to_show(verdict):
-        console.print(f"  problem: {escape(problem)}", highlight=False, soft_wrap=True)
+        kind = "undecided" if any(problem.startswith(f"{finding}: ") for finding in verdict.undecided) else "problem"
+        console.print(f"  {kind}: {escape(problem)}", highlight=False, soft_wrap=True)
     for finding in verdict.findings:
-        if finding.standing is Standing.WAIVED:
-            console.print(f"  waived: {escape(str(finding))}", highlight=False, soft_wrap=True)
+        if finding.standing in {Standing.WAIVED, Standing.WARNED}:
+            console.print(f"  {finding.standing.value}: {escape(str(finding))}", highlight=False, soft_wrap=True)
+    if report is not None and report.is_file():
+        console.print(f"report: {escape(str(report))}", highlight=False, soft_wrap=True)
     console.print(f"evidence: {escape(str(evidence_folder))}", highlight=False, soft_wrap=True)
 
 
@@ -85,6 +97,9 @@ def _table(findings: tuple[Finding, ...]) -> Table:
     for title in ("suite", "of", "measure"):
         table.add_column(title, overflow="fold")
     table.add_column("value", justify="right", no_wrap=True)
+    some_vary = any(finding.measure.interval for finding in findings)
+    if some_vary:
+        table.add_column("interval", no_wrap=True)
     table.add_column("limit", no_wrap=True)
     table.add_column("outcome", no_wrap=True)
     for finding in findings:
@@ -92,8 +107,14 @@ def _table(findings: tuple[Finding, ...]) -> Table:
         value = f"{_number(finding.measure.value)} {finding.measure.unit.value}"
         style = _STYLES[finding.standing]
         limit = "none" if finding.limit is None else str(finding.limit)
-        table.add_row(key.suite, key.scope, escape(key.name), value, limit, f"[{style}]{finding.standing.value}[/]")
+        interval = (_interval(finding),) if some_vary else ()
+        outcome = f"[{style}]{finding.standing.value}[/]"
+        table.add_row(key.suite, key.scope, escape(key.name), value, *interval, limit, outcome)
     return table
+
+
+def _interval(finding: Finding) -> str:
+    return "" if finding.measure.interval is None else " to ".join(map(_number, finding.measure.interval))
 
 
 def _number(value: float) -> str:

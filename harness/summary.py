@@ -12,11 +12,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.account import Account, read_account
+from harness.account import Account
 from harness.documents import write_text
 from harness.highlights import (
     gauge,
     headlines,
+    interval_text,
     limit_text,
     next_steps,
     sentence,
@@ -25,7 +26,7 @@ from harness.highlights import (
     worst_first,
 )
 from harness.report import reason
-from harness.verdict import Decision, Finding
+from harness.verdict import Decision, Finding, Standing
 from harness.visible import visible
 
 SUMMARY_FILE = "summary.md"
@@ -55,15 +56,14 @@ class Block:
     after: str = ""
 
 
-def write_summary(folder: Path) -> Path:
+def write_summary(folder: Path, account: Account) -> Path:
     """Write the summary into a run's folder.
 
     Raises:
-        DocumentError: the verdict cannot be read.
         OSError: the file system refuses.
     """
     path = folder / SUMMARY_FILE
-    write_text(path, render(read_account(folder)))
+    write_text(path, render(account))
     return path
 
 
@@ -72,6 +72,7 @@ def render(account: Account) -> str:
     blocks = [
         _head(account),
         _broken(account),
+        _undecided(account),
         _glance(account),
         _problems(account),
         _measures(account),
@@ -132,6 +133,11 @@ def _broken(account: Account) -> Block:
     return Block(f"\n### Broken limits\n\n{_titles('measure', 'value', 'limit', 'over', 'why')}", tuple(rows))
 
 
+def _undecided(account: Account) -> Block:
+    rows = [_row(finding, because=False) for finding in worst_first(account.undecided)]
+    return Block(f"\n### Could not be told\n\n{_titles('measure', 'value', 'limit', 'used', 'outcome')}", tuple(rows))
+
+
 def _titles(*titles: str) -> str:
     return f"{_table_row(titles)}\n{_table_row('---' for _ in titles)}\n"
 
@@ -141,7 +147,7 @@ def _table_row(cells: Iterable[str]) -> str:
 
 
 def _row(finding: Finding, *, because: bool) -> str:
-    cells = [quoted(str(finding.measure.key)), *map(_plain, (value_text(finding), limit_text(finding)))]
+    cells = [quoted(str(finding.measure.key)), *map(_plain, (_value(finding), limit_text(finding)))]
     cells.append(_plain(gauge(finding).text))
     if because:
         why = reason(finding)
@@ -149,6 +155,11 @@ def _row(finding: Finding, *, because: bool) -> str:
     else:
         cells.append(finding.standing.value)
     return _table_row(cells)
+
+
+def _value(finding: Finding) -> str:
+    interval = interval_text(finding)
+    return f"{value_text(finding)}{f' ({interval})' if interval else ''}"
 
 
 def _glance(account: Account) -> Block:
@@ -165,11 +176,14 @@ def _glance_cell(finding: Finding | None) -> str:
         return ""
     limited = finding.limit is not None and not finding.limit.reported_only
     text = _plain(f"{value_text(finding)}{f' ({limit_text(finding)})' if limited else ''}")
-    return f"**{text}** ❌" if finding.rejects else text
+    if finding.rejects:
+        return f"**{text}** ❌"
+    return f"**{text}** ⚠️" if finding.standing in {Standing.UNDECIDED, Standing.WARNED} else text
 
 
 def _problems(account: Account) -> Block:
-    return _folded(f"Problems ({len(account.problems):,})", "", [f"- {quoted(one)}" for one in account.problems])
+    problems = account.other_problems
+    return _folded(f"Problems ({len(problems):,})", "", [f"- {quoted(one)}" for one in problems])
 
 
 def _measures(account: Account) -> Block:
@@ -183,6 +197,7 @@ def _compared(account: Account) -> Block:
     rows = [
         f"- candidate {quoted(subject.candidate_digest)}",
         f"- reference {quoted(subject.reference_digest)}",
+        *([f"- last release {quoted(subject.baseline_digest)}"] if subject.baseline else []),
         *(f"- data {quoted(path)} {quoted(digest)}" for path, digest in subject.data.items()),
         *(f"- policy {quoted(path)} {quoted(digest)}" for path, digest in subject.policy.items()),
         *(f"- {_plain(name)} {quoted(value)}" for name, value in facts.items()),

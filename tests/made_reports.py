@@ -26,14 +26,28 @@ HOSTILE = (
 LABELS = ("<img src=x onerror=window.pwned=1>\u202e\x00", '" onmouseover="window.pwned=1')
 
 
-def finding(key, value, unit="count", limit=(None, 0), standing="kept", **details):
-    """A finding of the verdict document."""
+def finding(key, value, unit="count", limit=(None, 0), standing="kept", interval=None, **details):
+    """A finding of the verdict document; a warning has a limit that says so."""
     suite, scope, name = key.split(".", 2)
     bounds = None if limit is None else {"min": limit[0], "max": limit[1]}
+    if standing == "warning":
+        bounds["undecided"] = "warn"
     return {
         "suite": suite, "scope": scope, "name": name, "value": value, "unit": unit, "details": details,
-        "limit": bounds, "standing": standing,
+        "interval": interval, "limit": bounds, "standing": standing,
     }  # fmt: skip
+
+
+def open_finding(standing="undecided", **details):
+    """A ratio of time that cannot be told from its limit."""
+    ratios = {"log_ratios": [0.01, 0.05, 0.08, 0.12, 0.2], **details}
+    return finding("latency.int8.ratio_to_last_release", 1.08, "ratio", (None, 1.1), standing, [1.03, 1.17], **ratios)
+
+
+def open_problem():
+    """What the verdict says about it."""
+    said = "latency.int8.ratio_to_last_release = 1.08 ratio (1.03 to 1.17), limit ≤ 1.1"
+    return f"{said}: it cannot be told which side of the limit it is on; judge again on a quieter machine"
 
 
 def document(findings=(), problems=(), decision=None, *, names=None, **subject):
@@ -42,7 +56,7 @@ def document(findings=(), problems=(), decision=None, *, names=None, **subject):
     decision = decision or ("REJECTED" if broken else "INCOMPLETE" if problems else "ACCEPTED")
     return {
         "schema": "harness-verdict",
-        "version": 1,
+        "version": 2,
         "run": RUN,
         "decision": decision,
         "broken": broken,
@@ -55,6 +69,8 @@ def document(findings=(), problems=(), decision=None, *, names=None, **subject):
             "data": {"data/test.jsonl": DIGEST},
             "policy": "default",
             "suites": sorted({one["suite"] for one in findings}),
+            "baseline": None,
+            "baseline_digest": None,
             "line": "bus",
             "stages_s": {"judge": 61.5},
             **subject,
@@ -76,7 +92,7 @@ def evidence(verdict):
         for suite in suites
     ]
     return {
-        "schema": "harness-evidence", "version": 1, "run_id": "made", "candidate_digest": DIGEST, "variants": ["int8"],
+        "schema": "harness-evidence", "version": 2, "run_id": "made", "candidate_digest": DIGEST, "variants": ["int8"],
         "suites": suites, "collected": len(outcomes), "deselected": 0, "outcomes": outcomes, "measures": [],
         "problems": [], "environment": {},
     }  # fmt: skip
@@ -94,14 +110,32 @@ def made_run(folder: Path, verdict, *, benchmark=None) -> Path:
 
 
 def benchmark_of(*variants, name="test_single_queries_against_the_reference"):
-    """Benchmark data with 40 pairs for each variant, and single calls."""
+    """Benchmark data with 40 pairs for each variant, and single calls, as they were before there were rounds."""
     return {"benchmarks": [_paired(name, variant) for variant in variants] + [_alone(variant) for variant in variants]}
 
 
-def _paired(name, variant):
+def benchmark_of_rounds(*variants):
+    """Likewise, in rounds, with work that never changes between the calls, and the last release."""
+    names = {
+        "test_single_queries_against_the_reference": "PyTorch",
+        "test_batches_against_the_reference": "PyTorch",
+        "test_single_queries_against_fp32": "model.onnx",
+        "test_single_queries_against_the_last_release": "last release",
+    }
+    control = [1_000_000 + 2_000 * (place * 3 % 80) for place in range(80)]
+    benchmarks = [
+        _paired(name, variant, control_ns=control, pairs_per_round=8, baseline_name=baseline)
+        for name, baseline in names.items()
+        for variant in variants
+    ]
+    return {"benchmarks": benchmarks + [_alone(variant) for variant in variants]}
+
+
+def _paired(name, variant, **more):
     times = {
         "subject_ns": [3_000_000 + 10_000 * (place * 7 % 40) for place in range(40)],
         "baseline_ns": [12_000_000 + 90_000 * (place * 11 % 40) for place in range(40)],
+        **more,
     }
     return {"name": f"{name}[{variant}]", "params": {"variant": variant}, "extra_info": times, "stats": {}}
 

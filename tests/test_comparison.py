@@ -147,6 +147,18 @@ def test_a_limit_that_is_broken_now_is_worse_by_however_little():
     assert "breaks the limit ≥ 0.8" in found.reason
 
 
+@pytest.mark.parametrize(("interval", "worse"), [((0.88, 0.96), False), ((0.91, 0.96), True), (None, True)])
+def test_a_time_breaks_its_limit_only_with_its_whole_interval(interval, worse):
+    """What the verdict could not tell from the limit is not called worse for it either."""
+    limit = Limit(maximum=0.9)
+    runs = [
+        run(number, {RATIO: Recorded(value, Unit.RATIO, limit)}, {RATIO: Samples(tuple(blocks(value)), ends)})
+        for number, (value, ends) in enumerate(((0.89, None), (0.92, interval)))
+    ]
+    found = only(compare_runs(runs[1], runs[0]))
+    assert (found.change.value == "worse") is worse
+
+
 def test_a_limit_that_was_broken_before_is_no_reason():
     """The earlier run broke the same limit: what counts is the difference alone."""
     assert compare_values(F1, 0.799, 0.798, Unit.F1, Limit(minimum=0.8)).change is Change.SAME

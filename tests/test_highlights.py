@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from made_reports import document, finding, findings_of, made_run
+from made_reports import document, finding, findings_of, made_run, open_finding, open_problem
 
 from harness.account import read_account
 from harness.errors import DocumentError
 from harness.evidence import Measure, MeasureKey, Unit
-from harness.highlights import gauge, nearest, next_steps, sentence, value_text, worst_first
+from harness.highlights import gauge, interval_text, nearest, next_steps, sentence, value_text, worst_first
 from harness.verdict import Finding, Limit, Standing
 from harness.visible import visible
 
@@ -45,6 +45,9 @@ def judged(value, minimum=None, maximum=None, unit=Unit.SHARE, standing=None):
         (2.0001, (None, 2), Unit.LOGIT, 1.0, "just over the limit"),
         (1e300, (None, 2), Unit.LOGIT, 1.0, "far beyond the limit"),
         (0.9, (0.99, None), Unit.SHARE, 1.0, "10 times the limit"),
+        (1.001, (None, 1.1), Unit.RATIO, 0.01, "+0.1 %, +10 % allowed"),
+        (1.21, (None, 1.1), Unit.RATIO, 1.0, "+21 %, +10 % allowed"),
+        (0.27, (None, 0.5), Unit.RATIO, 0.54, "54 % of the limit"),
     ],
 )
 def test_how_near_a_limit_is(value, bounds, unit, used, text):
@@ -52,6 +55,61 @@ def test_how_near_a_limit_is(value, bounds, unit, used, text):
     found = gauge(judged(value, *bounds, unit=unit))
     assert found.used == pytest.approx(used, abs=1e-9)
     assert found.text == text
+
+
+def measured(value, interval, minimum=None, maximum=None, unit=Unit.MILLISECOND, standing=None):
+    """A finding about a value with an interval, as `compare` would make it."""
+    limit = Limit(minimum, maximum)
+    measure = Measure(MeasureKey("s", "int8", "m"), value, unit, {}, interval)
+    standings = {True: Standing.KEPT, False: Standing.BROKEN, None: Standing.UNDECIDED}
+    return Finding(measure, limit, standing or standings[limit.holds(measure)])
+
+
+@pytest.mark.parametrize(
+    ("found", "used", "ends", "text"),
+    [
+        (measured(0.5, (0.4, 0.6), maximum=2), 0.25, (0.2, 0.3), "25 % of the limit, 30 % at worst"),
+        (measured(1.9, (1.8, 1.9999), maximum=2), 0.95, (0.9, 0.99995), "95 % of the limit, 99 % at worst"),
+        (measured(10, (8, 16), minimum=5), 0.5, (0.3125, 0.625), "50 % of the limit, 63 % at worst"),
+        (measured(1.08, (1.03, 1.17), maximum=1.1), 1.08 / 1.1, (1.03 / 1.1, 1.17 / 1.1), "93.6 % to 106.4 % of the limit"),
+        (measured(1.12, (1.0999, 1.17), maximum=1.1), 1.0, (1.0999 / 1.1, 1.17 / 1.1), "just under 100 % to 106.4 % of the limit"),
+        (measured(2.2, (2.1, 2.4), maximum=2), 1.0, (1.05, 1.2), "1.1 times the limit"),
+        (measured(1.2, (0.9, 90), maximum=1), 1.0, (None, None), "on either side of the limit"),
+        (measured(1.02, (0.98, 1.05), maximum=1.1, unit=Unit.RATIO), 0.2, (0, 0.5), "-2 % to +5 %, +10 % allowed"),
+        (measured(0.4, (0.3, 0.5), maximum=1.2, unit=Unit.RATIO), 0.0, (0, 0), "-70 % to -50 %, +20 % allowed"),
+        (measured(0.4, (0.3, 0.5), maximum=0.8, unit=Unit.RATIO), 0.5, (0.375, 0.625), "50 % of the limit, 63 % at worst"),
+        (measured(1.08, (1.03, 1.17), maximum=1.1, unit=Unit.RATIO), 0.8, (0.3, 1.7), "+3 % to +17 %, +10 % allowed"),
+        (measured(1.08, (1.03, 1.10001), maximum=1.1, unit=Unit.RATIO), 0.8, (0.3, 1.0001), "+3 % to +10.001 %, +10 % allowed"),
+        (measured(1.2, (1.15, 1.25), maximum=1.1, unit=Unit.RATIO), 1.0, (1.5, 2.5), "+15 % to +25 %, +10 % allowed"),
+        (measured(3.3, (3.2, 3.4), maximum=1.1, unit=Unit.RATIO), 1.0, (None, None), "3 times the limit"),
+        (measured(2.2, (1.9, 2.4), maximum=2, standing=Standing.WAIVED), 1.0, (0.95, 1.2), "95 % to 120 % of the limit"),
+        (measured(1.9, (1.8, 2.4), maximum=2, standing=Standing.WARNED), 0.95, (0.9, 1.2), "90 % to 120 % of the limit"),
+    ],
+)  # fmt: skip
+def test_how_near_a_limit_an_interval_is(found, used, ends, text):
+    """A gauge says which part of the limit the interval takes, and rounds neither end onto the limit."""
+    drawn = gauge(found)
+    assert drawn.used == pytest.approx(used)
+    assert (drawn.low, drawn.high) == (pytest.approx(ends) if ends[0] is not None else ends)
+    assert drawn.text == text
+
+
+def test_the_worse_end_makes_a_limit_near(tmp_path):
+    """Of two kept limits the nearer is the one whose interval reaches further, whatever the values are."""
+    findings = [
+        finding("a.int8.exact", 0.8, "ratio", (None, 1)),
+        finding("a.int8.wide", 0.7, "ratio", (None, 1), interval=[0.6, 0.9]),
+    ]
+    account = read_account(made_run(tmp_path, document(findings)))
+    assert [found.measure.key.name for found in nearest(account)] == ["wide", "exact"]
+
+
+@given(numbers, numbers, numbers)
+def test_no_end_is_rounded_across_the_limit(one, other, maximum):
+    """Law: the ends of an interval are shown on the sides of the limit that they are on."""
+    found = measured(one, (min(one, other), max(one, other)), maximum=maximum)
+    shown = [float(end.replace(",", "")) for end in interval_text(found).split(" to ")]
+    assert [end <= maximum for end in shown] == [end <= maximum for end in found.measure.interval]
 
 
 @given(numbers, numbers, st.sampled_from(Unit))
@@ -97,8 +155,24 @@ def test_what_is_nearest(tmp_path):
         (document(findings_of()), "All 19 limits are kept, of 23 measures."),
         (document(findings_of(flipped=3.0)), "1 limit of 23 measures is broken."),
         (document(findings_of(flipped=3.0), ["x", "y"]), "1 limit of 23 measures is broken, and 2 problems came up."),
+        (
+            document([*findings_of(flipped=3.0), open_finding()], [open_problem(), "x"]),
+            "1 limit of 24 measures is broken, 1 cannot be told from the limit, and 1 problem came up.",
+        ),
         (document([], ["the session was killed"]), "It could not be judged: 1 problem; nothing was measured."),
         (document(findings_of(), ["x"]), "It could not be judged: 1 problem; no limit is broken among 23 measures."),
+        (
+            document([*findings_of(), open_finding()], [open_problem()]),
+            "Neither accepted nor refused: no limit is broken, but for 1 of 24 measures it cannot be told whether the limit is kept.",
+        ),
+        (
+            document([*findings_of(), open_finding()], [open_problem(), "x"]),
+            "It could not be judged: 1 problem; no limit is broken among 24 measures, and 1 that cannot be told from the limit.",
+        ),
+        (
+            document([*findings_of(), open_finding("warning")]),
+            "24 measures; 1 that cannot be told from the limit, which the policy takes as a warning, every other limit is kept.",
+        ),
     ],
 )
 def test_the_sentence_behind_the_decision(verdict, said, tmp_path):
@@ -112,6 +186,42 @@ def test_waived_limits_are_not_said_to_be_kept(tmp_path):
     account = read_account(made_run(tmp_path, document(findings)))
     assert "1 over the limit under a waiver" in sentence(account)
     assert any("waivers expire" in step.says for step in next_steps(account))
+
+
+@pytest.mark.parametrize("calm", [True, False])
+def test_the_steps_where_it_could_not_be_told(calm, tmp_path):
+    """One learns that nothing was accepted, from where to where it lies, whether the machine was busy, and what to do."""
+    verdict = document([*findings_of(), open_finding(control={"calm": calm})], [open_problem()])
+    nothing, again, otherwise = (step.says for step in next_steps(read_account(made_run(tmp_path, verdict))))
+    assert "Nothing was accepted" in nothing
+    assert "latency.int8.ratio_to_last_release is somewhere from 1.03 to 1.17 ×, and its limit is ≤ 1.1" in again  # noqa: RUF001  # the sign is meant
+    assert ("something else kept the machine busy" in again) is not calm
+    assert 'undecided = "warn"' in otherwise
+
+
+def test_a_problem_is_mended_before_an_open_limit(tmp_path):
+    """Where a run also failed, the failure is what to mend first."""
+    verdict = document([*findings_of(), open_finding()], [open_problem(), "the session was killed"])
+    steps = next_steps(read_account(made_run(tmp_path, verdict)))
+    assert [step.quotes for step in steps if step.quotes] == ["the session was killed"]
+
+
+def test_a_warning_is_said_of_an_accepted_run(tmp_path):
+    """An accepted run whose limit may be broken says so."""
+    account = read_account(made_run(tmp_path, document([*findings_of(), open_finding("warning")])))
+    assert any("ratio_to_last_release may be over the limit" in step.says for step in next_steps(account))
+
+
+def test_runs_of_version_1_are_read(tmp_path):
+    """A verdict from before there were intervals, undecided limits and a baseline is told as any other."""
+    verdict = document(findings_of()) | {"version": 1}
+    for part in ("baseline", "baseline_digest"):
+        del verdict["subject"][part]
+    for one in verdict["findings"]:
+        del one["interval"]
+    account = read_account(made_run(tmp_path, verdict))
+    assert account.subject.baseline == ""
+    assert account.findings == read_account(made_run(tmp_path, document(findings_of()))).findings
 
 
 def test_the_first_step_after_a_rejection(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import multiprocessing
 import os
 import re
@@ -337,6 +338,28 @@ def test_a_ratio_of_few_values_keeps_their_range():
     assert samples_of([measure], [])[RATIO].interval == (0.2, 0.375)
 
 
+def test_rounds_and_interval_of_a_measure_go_first():
+    """What the measure says itself is kept; no benchmark is searched for, and no other details are read."""
+    details = {
+        "log_ratios": [-1.25, -1.2345678, 0], "median": math.exp(-1.0), "blocks": 7, "interval_95_ms": [1.0, 9.0],
+    }  # fmt: skip
+    measure = Measure(RATIO, 0.3, Unit.RATIO, details, (0.25, 0.375))
+    found = samples_of([measure], [recording._Pairs((-1.0,) * 7)])
+    assert found == {RATIO: Samples((-1.25, -1.234568, 0.0), (0.25, 0.375))}
+
+
+def test_an_interval_is_kept_without_rounds():
+    """A quantile of times has an interval and no rounds."""
+    measure = Measure(P50, 3.0, Unit.MILLISECOND, {"interval_95_ms": [1.0, 9.0]}, (2.5, 3.5))
+    assert samples_of([measure], []) == {P50: Samples((), (2.5, 3.5))}
+
+
+@pytest.mark.parametrize("stated", [3, "x", ["x"], [True], [math.inf], [0.1] * 501])
+def test_rounds_of_another_form_are_no_samples(stated):
+    """What is no list of numbers, or too long for a line, is left out."""
+    assert samples_of([Measure(RATIO, 0.3, Unit.RATIO, {"log_ratios": stated})], []) == {}
+
+
 def test_data_are_told_by_content_alone(results):
     """The same files elsewhere, in another order, are the same data."""
     make_run(results, "20261101T000000.000Z-000001")
@@ -663,8 +686,7 @@ def test_a_history_that_cannot_be_written_changes_no_verdict(
     judgement = release(tiny_checkpoint, tmp_path / "out", data=[tiny_data], results=results, progress=progress)
     assert judgement.verdict.decision is Decision.ACCEPTED
     assert (tmp_path / "out" / "model.onnx").is_file()
-    (note,) = (text for text in progress.said if "history" in text)
-    assert note.startswith("note: the run is not in the history: ")
+    (note,) = (text for text in progress.said if text.startswith("note: the run is not in the history: "))
     assert "harness history --rebuild" in note
     (results / "history.jsonl").rmdir()
     assert rebuild(results).runs == 1

@@ -5,8 +5,9 @@ from __future__ import annotations
 from xml.etree import ElementTree as ET
 
 import pytest
-from made_reports import HOSTILE, document, finding, findings_of, hostile_document, made_run
+from made_reports import HOSTILE, document, finding, findings_of, hostile_document, made_run, open_finding, open_problem
 
+from harness.account import read_account
 from harness.junit import write_junit
 
 # What junit-10.xsd of Jenkins' xUnit plugin allows: the attributes of each element, the required ones marked.
@@ -33,7 +34,8 @@ CHILDREN = {
 
 def report_of(folder, verdict) -> ET.Element:
     """Write a report and read it back, checked against the schema's rules."""
-    root = ET.fromstring(write_junit(made_run(folder, verdict)).read_bytes())
+    folder = made_run(folder, verdict)
+    root = ET.fromstring(write_junit(folder, read_account(folder)).read_bytes())
     assert root.tag == "testsuites"
     for element in root.iter():
         allowed = ATTRIBUTES[element.tag]
@@ -83,6 +85,30 @@ def test_an_incomplete_run_never_passes(problems, tmp_path):
     """A run that could not be judged has an error, even if nothing says why."""
     root = report_of(tmp_path, document([], problems, "INCOMPLETE"))
     assert len(failed(root)) == 1
+
+
+def test_what_cannot_be_told_is_one_error(tmp_path):
+    """A measure that cannot be told from its limit is an error of its own, and its problem is not a second one."""
+    root = report_of(tmp_path, document([*findings_of(), open_finding()], [open_problem()]))
+    assert failed(root) == {"ratio_to_last_release"}
+    (error,) = root.iter("error")
+    assert error.get("type") == "undecided"
+    assert error.get("message") == "latency.int8.ratio_to_last_release = 1.08 ratio (1.03 to 1.17), limit ≤ 1.1"
+    assert "+3 % to +17 %, +10 % allowed" in error.text
+
+
+def test_other_problems_stand_beside_it(tmp_path):
+    """What else kept the run from a judgement is not taken for the open measure's own problem."""
+    verdict = document([*findings_of(), open_finding()], [open_problem(), "the session was killed"])
+    assert failed(report_of(tmp_path, verdict)) == {"ratio_to_last_release", "problem 1: the session was killed"}
+
+
+def test_a_warning_passes(tmp_path):
+    """Where the policy takes it as a warning, the case passes and says so."""
+    root = report_of(tmp_path, document([*findings_of(), open_finding("warning")]))
+    assert failed(root) == set()
+    said = root.find(".//testcase[@name='ratio_to_last_release']/system-out").text
+    assert said.startswith("warning: latency.int8.ratio_to_last_release = 1.08")
 
 
 def test_a_hostile_run_is_valid(tmp_path):

@@ -11,6 +11,12 @@ from harness.report import print_verdict, problems_to_show, reason
 from harness.verdict import Decision, Finding, Limit, Standing, Verdict
 
 
+def unsure(standing):
+    limit = Limit(maximum=1.1, warn_undecided=standing is Standing.WARNED)
+    measure = Measure(MeasureKey("latency", "int8", "ratio"), 1.08, Unit.RATIO, {}, (1.03, 1.17))
+    return Finding(measure, limit, standing)
+
+
 def finding(details, value=1.0):
     measure = Measure(MeasureKey("artifact", "fp32", "load_failures"), value, Unit.COUNT, details)
     return Finding(measure, Limit(maximum=0), Standing.BROKEN)
@@ -55,3 +61,27 @@ def test_problems_behind_a_rejection(decision, shown):
     lines = problems_to_show(verdict)
     assert len(lines) == shown
     assert (lines[-1] == "7 more; see verdict.json") == (shown < 9)
+
+
+@pytest.mark.parametrize("standing", [Standing.UNDECIDED, Standing.WARNED])
+def test_what_cannot_be_told_is_printed_as_such(standing, capsys):
+    """The table has the interval, and a line below says that it is undecided, or a warning, and no problem."""
+    one = unsure(standing)
+    said = "latency.int8.ratio = 1.08 ratio (1.03 to 1.17), limit ≤ 1.1"
+    problems = (f"{one}: it cannot be told",) if one.open else ()
+    verdict = Verdict(Decision.INCOMPLETE if one.open else Decision.ACCEPTED, (one, finding({})), problems)
+    print_verdict(verdict, Path("results/run"), subject="a against b")
+    out = capsys.readouterr().out
+    assert "1.03 to 1.17 │" in out
+    assert f"  {standing.value}: {said}" in out
+    assert "problem:" not in out
+
+
+def test_the_report_is_named_if_it_was_written(tmp_path, capsys):
+    """A person is told where the page is, and never of one that is not there."""
+    verdict, page = Verdict(Decision.ACCEPTED, (), ()), tmp_path / "report.html"
+    print_verdict(verdict, tmp_path, subject="a against b", report=page)
+    assert "report" not in capsys.readouterr().out.replace(str(tmp_path), "")
+    page.write_text("", encoding="utf-8")
+    print_verdict(verdict, tmp_path, subject="a against b", report=page)
+    assert f"report: {page}\n" in capsys.readouterr().out

@@ -5,7 +5,7 @@ from __future__ import annotations
 from html.parser import HTMLParser
 
 import pytest
-from made_reports import HOSTILE, document, finding, findings_of, hostile_document, made_run
+from made_reports import HOSTILE, document, finding, findings_of, hostile_document, made_run, open_finding, open_problem
 from markdown_it import MarkdownIt
 
 from harness.account import read_account
@@ -55,6 +55,28 @@ def test_every_measure_is_in_it(tmp_path):
         assert f"{one['suite']}.{one['scope']}.{one['name']}" in text
 
 
+def test_what_cannot_be_told_stands_first(tmp_path):
+    """An undecided run says that it is not refused, names the measure with its interval, and what to do about it."""
+    markdown = summary_of(tmp_path, document([*findings_of(), open_finding()], [open_problem()]))
+    lines = [line for line in rendered(markdown).text.splitlines() if line]
+    assert lines[0].endswith("INCOMPLETE")
+    assert lines[1].startswith("Neither accepted nor refused: no limit is broken, but for 1 of 24 measures")
+    place = lines.index("Could not be told")
+    assert place < lines.index("At a glance")
+    row = lines[place:].index("latency.int8.ratio_to_last_release") + place
+    shown = ["1.08 × (1.03 to 1.17)", "≤ 1.1", "+3 % to +17 %, +10 % allowed", "undecided"]  # noqa: RUF001  # meant
+    assert lines[row + 1 : row + 5] == shown
+    assert "Problems" not in markdown
+    assert "**1.08 × (≤ 1.1)** ⚠️" in markdown  # noqa: RUF001
+
+
+def test_the_last_release_is_named(tmp_path):
+    """What the candidate was compared with is told by its digest."""
+    digest = f"sha256:{'b' * 64}"
+    markdown = summary_of(tmp_path, document(findings_of(), baseline="models/bus", baseline_digest=digest))
+    assert f"last release {digest}" in rendered(markdown).text
+
+
 @pytest.mark.parametrize("text", HOSTILE)
 def test_a_quoted_text_is_only_text(text):
     """Whatever is quoted renders as one `<code>` element, without links, mentions or attributes."""
@@ -94,7 +116,7 @@ def test_it_fits_a_comment(tmp_path):
 def test_a_run_without_measures(problems, tmp_path):
     """A crash before any measure is told with its problems."""
     folder = made_run(tmp_path, document([], problems))
-    text = write_summary(folder).read_text(encoding="utf-8")
+    text = write_summary(folder, read_account(folder)).read_text(encoding="utf-8")
     assert "INCOMPLETE" in text
     assert f"Problems ({len(problems)})" in text
     assert quoted(problems[0]) in text

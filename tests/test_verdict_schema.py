@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from jsonschema import Draft202012Validator
-from made_reports import document, finding, findings_of, hostile_document
+from made_reports import document, finding, findings_of, hostile_document, open_finding, open_problem
 
 from harness import pipeline
 from harness.evidence import Unit
@@ -56,8 +56,16 @@ def test_what_a_run_writes_keeps_it(
 
 @pytest.mark.parametrize(
     "verdict",
-    [document(findings_of()), document(findings_of(flipped=3.0)), document([], ["x"]), hostile_document()],
-    ids=["accepted", "rejected", "incomplete", "hostile"],
+    [
+        document(findings_of()),
+        document([*findings_of(), open_finding("warning")]),
+        document(findings_of(flipped=3.0)),
+        document([*findings_of(flipped=3.0), open_finding()], [open_problem()]),
+        document([], ["x"]),
+        document([*findings_of(), open_finding()], [open_problem()]),
+        hostile_document(),
+    ],
+    ids=["accepted", "warned", "rejected", "rejected and open", "incomplete", "undecided", "hostile"],
 )
 def test_the_runs_of_the_other_tests_keep_it(verdict):
     """What the tests of reports make up has the form of real documents."""
@@ -67,6 +75,13 @@ def test_the_runs_of_the_other_tests_keep_it(verdict):
 def broken_ones():
     """Documents with one thing wrong each."""
     good = document(findings_of())
+    unsure = [*findings_of(), open_finding()]
+    yield pytest.param(document(unsure, []), id="accepted with an open limit and no problem")
+    yield pytest.param(document([*unsure, open_finding()], [], "INCOMPLETE"), id="incomplete without a problem")
+    lenient = {**open_finding("warning"), "standing": "undecided"}
+    yield pytest.param(document([lenient], ["x"], "INCOMPLETE"), id="undecided where the policy wants a warning")
+    over = finding("a.int8.m", 3.0, "logit", (None, 2), "broken")
+    yield pytest.param(document([over], ["x"], "INCOMPLETE") | {"broken": []}, id="incomplete with a broken limit")
 
     def changed(name, change):
         verdict = copy.deepcopy(good)
@@ -82,7 +97,7 @@ def broken_ones():
     yield changed("another member", lambda verdict: verdict.update(extra=1))
     yield changed("another member of a finding", lambda verdict: verdict["findings"][0].update(extra=1))
     yield changed("another member of the subject", lambda verdict: verdict["subject"].update(extra=1))
-    yield changed("another version", lambda verdict: verdict.update(version=2))
+    yield changed("another version", lambda verdict: verdict.update(version=1))
     yield changed("another decision", lambda verdict: verdict.update(decision="PASSED"))
     yield changed("accepted with a broken limit", lambda verdict: verdict["findings"][0].update(standing="broken"))
     yield changed("accepted with a problem", lambda verdict: verdict["problems"].append("x"))
@@ -96,6 +111,17 @@ def broken_ones():
     unlimited = finding("a.int8.m", 1.0, limit=None, standing="kept")
     yield changed("kept without a limit", lambda verdict: verdict["findings"].append(unlimited))
     limited = finding("a.int8.m", 1.0, limit=(None, 1), standing="reported")
+    yield changed("accepted with an open limit", lambda verdict: verdict["findings"].append(open_finding()))
+    exact = {**open_finding("warning"), "interval": None}
+    yield changed("a warning without an interval", lambda verdict: verdict["findings"].append(exact))
+    strict = {**open_finding(), "standing": "warning"}
+    yield changed("a warning that the policy does not want", lambda verdict: verdict["findings"].append(strict))
+    odd = {**open_finding("warning"), "interval": [1, 2, 3]}
+    yield changed("an interval of three ends", lambda verdict: verdict["findings"].append(odd))
+    lenient = open_finding("warning")["limit"] | {"undecided": "ignore"}
+    unknown = {**open_finding("warning"), "limit": lenient}
+    yield changed("another choice about open limits", lambda verdict: verdict["findings"].append(unknown))
+    yield changed("a baseline that is no path", lambda verdict: verdict["subject"].update(baseline=1))
     yield changed("reported with a limit", lambda verdict: verdict["findings"].append(limited))
 
 

@@ -17,18 +17,23 @@ from made_reports import (
     HOSTILE,
     RUN,
     benchmark_of,
+    benchmark_of_rounds,
     document,
     finding,
     findings_of,
     hostile_document,
     made_run,
+    open_finding,
+    open_problem,
 )
+from made_runs import F1, OTHER_MACHINE, RATIO, f1, line_of, name_of, run, write_runs
 
-from harness import pipeline
+from harness import cli, pipeline, reporting
 from harness.account import Account, read_account
 from harness.evidence import Measure, MeasureKey, Unit
+from harness.history import Recorded
 from harness.progress import Silence
-from harness.reporting import write_reports
+from harness.reporting import trends, write_reports
 from harness.verdict import Decision, Finding, Limit, Standing
 from harness.webreport import HistoryLine, HistoryPoint, render, write_webreport
 from harness.webreport.page import _resource
@@ -41,7 +46,7 @@ ELEMENTS = {
 }  # fmt: skip
 PLOTS = (
     "Logit differences, fp32", "Logit differences, int8", "Where the logits part", "Margin against flip, int8",
-    "F1 per entity type, int8", "Latency: single queries against the reference", "Size, latency and F1", "History: ",
+    "F1 per entity type, int8", "Latency: one query a call", "Size, latency and F1", "History: ",
 )  # fmt: skip
 
 
@@ -101,6 +106,7 @@ def whole_page(tmp_path):
         (document(findings_of()), "ACCEPTED"),
         (document(findings_of(flipped=3.0), ["odd"]), "REJECTED"),
         (document([], ["the session was killed after 900 s"]), "INCOMPLETE"),
+        (document([*findings_of(), open_finding()], ["odd"], "INCOMPLETE"), "INCOMPLETE"),
     ],
 )
 def test_the_decision_and_its_reasons_come_first(verdict, decision, tmp_path):
@@ -118,6 +124,95 @@ def test_a_broken_limit_stands_before_the_tables(whole_page):
     place = text.index("Broken limits")
     assert place < text.index("At a glance")
     assert "3 logit , limit ≤ 2 · 1.5 times the limit" in text[place : place + 300]
+
+
+def test_what_cannot_be_told_stands_before_the_tables(tmp_path):
+    """An undecided run says that nothing is broken, and shows value, interval and limit, and its problem only so."""
+    page = page_of(tmp_path, document([*findings_of(), open_finding()], [open_problem()]))
+    text = Reader(page).text
+    assert text.index("Neither accepted nor refused") < text.index("What to do") < text.index("Could not be told")
+    place = text.index("Could not be told")
+    assert place < text.index("At a glance")
+    # the sign is meant
+    assert "1.08 × (1.03 to 1.17), limit ≤ 1.1 · +3 % to +17 %, +10 % allowed" in text[place : place + 500]  # noqa: RUF001
+    assert "Problems" not in text
+    assert text.count("it cannot be told which side") == 0
+
+
+@pytest.mark.parametrize(("standing", "symbol"), [("undecided", "?"), ("warning", "!")])
+def test_an_open_limit_is_marked(standing, symbol, tmp_path):
+    """The table marks it with a sign and a word, and its bar has the interval around the limit."""
+    problems = [open_problem()] if standing == "undecided" else []
+    page = page_of(tmp_path, document([*findings_of(), open_finding(standing)], problems))
+    assert f'data-standing="{standing}"' in page
+    assert f'{symbol}<span class="word"> {standing}</span>' in page
+    assert f'<option value="{standing}">' in page
+    bars = re.findall(r'class="bar spread open".*?width:([\d.]+)%.*?width:([\d.]+)%.*?left:([\d.]+)%', page)
+    assert bars
+    for left, width, limit in bars:
+        assert 0 < float(left) < float(limit) < float(left) + float(width) < 100
+
+
+def test_a_kept_interval_ends_before_the_limit(tmp_path):
+    """A kept measure's interval is shown too, with the limit at the end of the bar."""
+    kept = finding("latency.int8.ratio_to_last_release", 0.8, "ratio", (None, 1), interval=[0.7, 0.9])
+    page = page_of(tmp_path, document([kept]))
+    assert 'width:70.0%"></i><i class="maybe" style="width:20.0%"></i><b style="left:100.0%"' in page
+    assert "0.7 to 0.9" in Reader(page).text
+
+
+def test_candidate_reference_and_last_release_side_by_side(tmp_path):
+    """One plot has the calls of all of them; what took turns is named, and batches have a plot of their own."""
+    page = page_of(tmp_path, document(findings_of()), benchmark=benchmark_of_rounds("fp32", "int8"))
+    figures = dict(re.findall(r"<h3>(Latency: [^<]*)</h3>(.*?)</figure>", page, re.DOTALL))
+    assert list(figures) == [
+        "Latency: one query a call",
+        "Latency: batches against the reference",
+        "Latency: single queries against fp32",
+    ]
+    titles = re.findall(r'class="">([^<]*)</text>', figures["Latency: one query a call"])
+    assert titles == [
+        "PyTorch", "fp32, in turns with PyTorch", "int8, in turns with PyTorch",
+        "last release, fp32", "fp32, in turns with last release",
+        "last release, int8", "int8, in turns with last release",
+    ]  # fmt: skip
+    assert "40 calls of each model, in turns, in 5 rounds." in figures["Latency: one query a call"]
+    assert "Work that never changes took 0.93 to 1.07 times its median" in figures["Latency: one query a call"]
+    assert re.findall(r'class="">([^<]*)</text>', figures["Latency: single queries against fp32"]) == [
+        "model.onnx", "fp32", "int8",
+    ]  # fmt: skip
+
+
+def test_runs_before_there_were_rounds_have_their_plot(tmp_path):
+    """Benchmark data without rounds, control and names are drawn as far as they go."""
+    page = page_of(tmp_path, document(findings_of()), benchmark=benchmark_of("int8"))
+    figure = page.partition("Latency: one query a call")[2].partition("</figure>")[0]
+    assert re.findall(r'class="">([^<]*)</text>', figure) == ["PyTorch", "int8"]
+    assert "40 calls of each model, in turns. Left is better" in figure
+    assert "never changes" not in figure
+
+
+def test_a_control_is_only_told_where_it_was_measured(tmp_path):
+    """Rounds of other benchmarks, and data of another form, are a note or left out, never an error."""
+    benchmark = benchmark_of_rounds("int8")
+    for one in benchmark["benchmarks"]:
+        one["extra_info"]["control_ns"] = None
+    page = page_of(tmp_path, document(findings_of()), benchmark=benchmark)
+    assert "Latency: one query a call" in page
+    assert "never changes" not in page
+    benchmark["benchmarks"][0]["extra_info"]["pairs_per_round"] = "many"
+    assert "benchmark.json is left out" in page_of(tmp_path, document(findings_of()), benchmark=benchmark)
+
+
+def test_ratios_show_how_sure_they_are(tmp_path):
+    """Each ratio with an interval has a row with its rounds, its interval and its limit; without one there is no plot."""
+    page = page_of(tmp_path, document([*findings_of(), open_finding()], [open_problem()]))
+    figure = page.partition("Ratios and how sure they are")[2].partition("</figure>")[0]
+    assert "int8: ratio to last release" in figure
+    assert figure.count('class="interval int8"') == 1
+    assert figure.count('class="mark int8"') == 6  # five rounds and the value
+    assert figure.count('class="limit"') == 1
+    assert "Ratios and how sure" not in page_of(tmp_path, document(findings_of()))
 
 
 def test_everything_is_in_it(whole_page):
@@ -146,6 +241,7 @@ def test_a_history_shows_its_changes(machines, tmp_path):
     page = page_of(tmp_path, document(findings_of()), history=[history(machines=machines)])
     assert page.count(f"{RUN}: ") == 30
     assert page.count(", a change</title>") == 1
+    assert "where the series changed: ▲ (1)" in page
     alone = HistoryLine("m", Unit.COUNT, Limit(), history().points[:1])
     assert "History" not in page_of(tmp_path, document(findings_of()), history=[alone])
 
@@ -294,6 +390,7 @@ def test_one_report_that_fails_leaves_the_others(tmp_path, monkeypatch):
 
     folder = made_run(tmp_path, document(findings_of()))
     assert write_reports(folder) == []
+    (folder / "report.html").write_text("old", encoding="utf-8")
 
     def fails(*_):
         message = "odd data"
@@ -307,6 +404,102 @@ def test_one_report_that_fails_leaves_the_others(tmp_path, monkeypatch):
     assert (folder / "junit.xml").is_file()
 
 
+def test_the_folder_is_read_once(tmp_path, monkeypatch):
+    """All three files are written from one reading of the run's folder."""
+    read = []
+    real = reporting.read_account
+    monkeypatch.setattr(reporting, "read_account", lambda folder: read.append(folder) or real(folder))
+    folder = made_run(tmp_path, document(findings_of()))
+    assert write_reports(folder) == []
+    assert read == [folder]
+
+
+def test_a_verdict_that_cannot_be_read_leaves_no_report(tmp_path):
+    """Reports of an older verdict do not stay beside a damaged one, and one note says why."""
+    folder = made_run(tmp_path, document(findings_of()))
+    write_reports(folder)
+    (folder / "verdict.json").write_text("{", encoding="utf-8")
+    (note,) = write_reports(folder)
+    assert "verdict.json is not valid JSON" in note
+    assert not [path.name for path in folder.iterdir() if path.name in {"report.html", "summary.md", "junit.xml"}]
+
+
+def with_history(results, lines):
+    """A run with reports, the last but one of a history of these lines."""
+    write_runs(results, lines)
+    folder = made_run(results / RUN, document(findings_of()) | {"run": name_of(len(lines) - 2)})
+    return folder, write_reports(folder, results)
+
+
+def test_the_report_shows_the_runs_before(tmp_path):
+    """The page has the headline measures over the runs of its line and machine up to this one, with their changes."""
+    lines = [line_of(number, {F1: f1(0.95 if number < 8 else 0.93)}) for number in range(17)]
+    folder, notes = with_history(tmp_path / "results", lines)
+    assert notes == []
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert "History: quality.int8.f1_micro" in page
+    assert "16 runs on one machine, the last is this one; where the series changed: ▲ (1)." in page
+    assert f"{name_of(8)}: 0.93 on" in page
+    assert name_of(16) not in page
+
+
+def test_runs_of_other_lines_and_machines_are_others():
+    """Plots over time are of one line and one machine, the run's own."""
+    entries = [run(0), run(1, machine=OTHER_MACHINE), run(2, line="atis"), run(3), run(4)]
+    (line,) = trends(entries, name_of(3))
+    assert [point.run for point in line.points] == [name_of(0), name_of(3)]
+    assert line.limit == Limit(minimum=0.8)
+    assert trends(entries, name_of(9)) == []
+
+
+def test_the_headline_measures_are_chosen():
+    """At most eight plots: F1 of each variant first, of the served one before the other; only what this run measured."""
+    scopes = ("fp16", "fp32", "int8", "release")
+    names = (
+        F1,
+        RATIO,
+        MeasureKey("parity", "", "mean_logit_difference"),
+        MeasureKey("latency", "", "cold_start_ratio"),
+    )
+    every = [MeasureKey(key.suite, scope, key.name) for key in names for scope in scopes]
+    measures = {key: Recorded(0.5, Unit.RATIO, Limit()) for key in every}
+    shown = [line.measure for line in trends([run(0), run(1, measures)], name_of(1))]
+    assert len(shown) == 8
+    assert shown[:4] == [f"quality.{scope}.f1_micro" for scope in ("int8", "fp32", "fp16")] + [str(RATIO)]
+    assert not any(".release." in measure for measure in shown)
+    last = {key: one for key, one in measures.items() if key.name == "cold_start_ratio"}
+    assert len(trends([run(0), run(1, last)], name_of(1))) == 3
+
+
+def test_a_run_that_was_not_accepted_is_told_apart():
+    """Its value is a hollow mark, which says the decision."""
+    entries = [run(0), run(1, decision=Decision.REJECTED), run(2)]
+    (line,) = trends(entries, name_of(2))
+    assert [point.decision for point in line.points] == [Decision.ACCEPTED, Decision.REJECTED, Decision.ACCEPTED]
+    page = render(read_made(()), [line])
+    assert page.count('<g class="hollow">') == 1
+    assert f"{name_of(1)}: 0.95, REJECTED on" in page
+
+
+def test_a_long_history_is_cut():
+    """However many runs there are, the latest hundred are drawn."""
+    entries = [run(number) for number in range(130)]
+    (line,) = trends(entries, name_of(129))
+    assert [point.run for point in line.points] == [name_of(number) for number in range(30, 130)]
+
+
+def test_a_damaged_history_is_a_note(tmp_path):
+    """Reports are written without plots over time, and both the caller and the page say why."""
+    folder, notes = with_history(tmp_path / "results", [line_of(0), line_of(1)[:100], line_of(2)])
+    (note,) = notes
+    assert "the report has no plots over time" in note
+    assert "line 2 is cut off" in note
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert "History:" not in page
+    assert "the report has no plots over time" in page
+    assert (folder / "summary.md").is_file()
+
+
 def test_every_judged_run_has_its_reports(tiny_checkpoint, tiny_data, tiny_export, fake_judge, tmp_path):
     """A run leaves the page, the summary and the test report beside its verdict, whatever the decision."""
     for problems in ((), ("the session was killed",)):
@@ -315,6 +508,34 @@ def test_every_judged_run_has_its_reports(tiny_checkpoint, tiny_data, tiny_expor
         judgement = pipeline.judge_candidate(tiny_checkpoint, tiny_export, data=[tiny_data], results=results)
         for name in ("report.html", "summary.md", "junit.xml"):
             assert judgement.verdict.decision.value in (judgement.run.folder / name).read_text(encoding="utf-8")
+
+
+def test_the_command_says_where_the_report_is(tiny_checkpoint, tiny_data, tiny_export, fake_judge, tmp_path, capsys):
+    """`harness judge` names the page that it wrote."""
+    paths = [
+        "--reference",
+        tiny_checkpoint,
+        "--candidate",
+        tiny_export,
+        "--data",
+        tiny_data,
+        "--results",
+        tmp_path / "r",
+    ]
+    assert cli.main(["judge", *map(str, paths)]) == 0
+    (page,) = (tmp_path / "r").glob("*/report.html")
+    assert f"report: {page}\n" in capsys.readouterr().out
+
+
+def test_a_judged_run_has_its_history(tiny_checkpoint, tiny_data, tiny_export, fake_judge, tmp_path):
+    """The second run of a line shows the first beside itself."""
+    fake_judge.values = {"quality.fp32.f1_micro": 0.9}
+    results = tmp_path / "results"
+    for _ in range(2):
+        judgement = pipeline.judge_candidate(tiny_checkpoint, tiny_export, data=[tiny_data], results=results)
+    page = (judgement.run.folder / "report.html").read_text(encoding="utf-8")
+    assert "History: quality.fp32.f1_micro" in page
+    assert "2 runs on one machine" in page
 
 
 def test_a_report_that_fails_changes_no_verdict(
@@ -361,18 +582,23 @@ def pages(tmp_path_factory):
         "accepted": document(findings_of()),
         "rejected": document(findings_of(flipped=3.0)),
         "incomplete": document([], ["the session was killed"]),
+        "undecided": document([*findings_of(), open_finding()], [open_problem()]),
         "hostile": hostile_document(),
     }
-    benchmark = benchmark_of("fp32", "int8")
+    benchmark = benchmark_of_rounds("fp32", "int8")
     return {
-        name: write_webreport(made_run(place / name, verdict, benchmark=benchmark), [history()])
-        for name, verdict in verdicts.items()
+        name: write_page(made_run(place / name, verdict, benchmark=benchmark)) for name, verdict in verdicts.items()
     }
+
+
+def write_page(folder):
+    """A page with plots over time."""
+    return write_webreport(folder, read_account(folder), [history()])
 
 
 @pytest.mark.browser
 @pytest.mark.parametrize(("width", "dark"), [(1200, False), (1200, True), (390, False)])
-@pytest.mark.parametrize("name", ["accepted", "rejected", "incomplete", "hostile"])
+@pytest.mark.parametrize("name", ["accepted", "rejected", "incomplete", "undecided", "hostile"])
 def test_a_browser_shows_it(name, width, dark, browser, pages):
     """Chromium asks for the file alone, complains of nothing, runs no attack, and nothing is wider than the window."""
     page = Page(browser, pages[name], width=width, dark=dark)

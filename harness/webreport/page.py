@@ -14,7 +14,7 @@ from pathlib import Path
 from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup
 
-from harness.account import Account, read_account
+from harness.account import Account
 from harness.documents import write_text
 from harness.highlights import (
     Gauge,
@@ -22,6 +22,7 @@ from harness.highlights import (
     Step,
     gauge,
     headlines,
+    interval_text,
     limit_text,
     nearest,
     next_steps,
@@ -42,15 +43,36 @@ _TEMPLATE, _STYLE, _SCRIPT = "report.html.j2", "report.css", "report.js"
 # One value of untrusted text may be as long as it likes; the page shows so much of it.
 _LONGEST_VALUE = 1200
 _MOST_PROBLEMS = 200
+_NEAR = 0.8
+# A bar goes on a little beyond the interval on it, and the interval never gets too thin to see.
+_AIR, _THINNEST = 1.08, 1.5
 _SYMBOLS = {
     Standing.KEPT: "✔",
     Standing.BROKEN: "✖",
     Standing.NO_LIMIT: "✖",
+    Standing.UNDECIDED: "?",
+    Standing.WARNED: "!",
     Standing.WAIVED: "◐",
     Standing.REPORTED: "·",
 }
+_TONES = {
+    Standing.BROKEN: "bad",
+    Standing.NO_LIMIT: "bad",
+    Standing.WAIVED: "bad",
+    Standing.UNDECIDED: "open",
+    Standing.WARNED: "open",
+}
 _DECISION_SYMBOLS = {Decision.ACCEPTED: "✔", Decision.REJECTED: "✖", Decision.INCOMPLETE: "▲"}
-_MACHINE = ("processor", "usable_cpus", "machine", "system")
+_MACHINE = ("processor", "cpus", "cpu_quota", "usable_cpus", "machine", "system")
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """An interval on a bar, and the limit there, in percent of the bar."""
+
+    left: float
+    width: float
+    limit: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,21 +83,33 @@ class Row:
     suite: str
     scope: str
     value: str
+    interval: str
     limit: str
     gauge: Gauge
     standing: str
     symbol: str
+    tone: str
     reason: str
 
     @property
-    def is_bad(self) -> bool:
-        """Whether it is over its limit, waived or not."""
-        return self.symbol in {"✖", "◐"}
+    def percent(self) -> int:
+        """How much of the bar is filled."""
+        return round(100 * (self.gauge.used or 0.0))
 
     @property
-    def percent(self) -> int:
-        """How much of the bar is filled; what is near a limit shows at least a little."""
-        return round(100 * (self.gauge.used or 0.0))
+    def near(self) -> bool:
+        """Whether most of the limit is used."""
+        return (self.gauge.at_worst or 0.0) >= _NEAR
+
+    @property
+    def range(self) -> Range | None:
+        """Where on its bar the interval lies; None where there is none."""
+        if self.gauge.low is None or self.gauge.high is None:
+            return None
+        # the limit stands at the end of the bar, or within it where the interval reaches beyond
+        whole = max(1.0, self.gauge.high * _AIR)
+        left, right = (round(100 * end / whole, 1) for end in (self.gauge.low, self.gauge.high))
+        return Range(left, max(right - left, _THINNEST), round(100 / whole, 1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +151,7 @@ class Page:
     variants: tuple[str, ...]
     headlines: tuple[HeadlineRow, ...]
     broken: tuple[Row, ...]
+    undecided: tuple[Row, ...]
     problems: tuple[str, ...]
     problems_left_out: int
     nearest: tuple[Row, ...]
@@ -131,19 +166,19 @@ class Page:
     script_digest: str
 
 
-def write_webreport(folder: Path, history: Sequence[HistoryLine] = ()) -> Path:
+def write_webreport(folder: Path, account: Account, history: Sequence[HistoryLine] = ()) -> Path:
     """Write the page into a run's folder.
 
     Args:
-        folder: the run's, with its verdict.
+        folder: the run's.
+        account: what the run left there.
         history: measures over the runs of the release line; left out where there are none.
 
     Raises:
-        DocumentError: the verdict cannot be read.
         OSError: the file system refuses.
     """
     path = folder / REPORT_FILE
-    write_text(path, render(read_account(folder), history))
+    write_text(path, render(account, history))
     return path
 
 
@@ -172,7 +207,7 @@ def _resource(name: str) -> str:
 
 def _page(account: Account, history: Sequence[HistoryLine]) -> Page:
     script = _resource(_SCRIPT)
-    problems = account.problems[:_MOST_PROBLEMS]
+    problems = account.other_problems[:_MOST_PROBLEMS]
     return Page(
         account=account,
         decision=account.decision.value,
@@ -182,8 +217,9 @@ def _page(account: Account, history: Sequence[HistoryLine]) -> Page:
         variants=tuple(variants(account)),
         headlines=tuple(_headline_row(one, variants(account)) for one in headlines(account)),
         broken=tuple(map(_row, worst_first(account.broken))),
+        undecided=tuple(map(_row, worst_first(account.undecided))),
         problems=problems,
-        problems_left_out=len(account.problems) - len(problems),
+        problems_left_out=len(account.other_problems) - len(problems),
         nearest=tuple(map(_row, nearest(account))),
         plots=tuple(plots_of(account, history)),
         cases=tuple(cases_of(account)),
@@ -209,10 +245,12 @@ def _row(finding: Finding) -> Row:
         key.suite,
         key.scope,
         value_text(finding),
+        interval_text(finding),
         limit_text(finding),
         gauge(finding),
         finding.standing.value,
         _SYMBOLS[finding.standing],
+        _TONES.get(finding.standing, ""),
         reason(finding) if finding.rejects or finding.standing is Standing.WAIVED else "",
     )
 
@@ -228,6 +266,8 @@ def _compared(account: Account) -> list[Fact]:
         Fact("candidate", subject.candidate, subject.candidate_digest),
         Fact("reference (PyTorch)", subject.reference, subject.reference_digest),
     ]
+    if subject.baseline:
+        facts.append(Fact("last release", subject.baseline, subject.baseline_digest))
     facts += [Fact("labelled queries", path, digest) for path, digest in subject.data.items()]
     facts += [Fact("policy", path, digest) for path, digest in subject.policy.items()]
     if not subject.policy:

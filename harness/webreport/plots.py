@@ -14,8 +14,18 @@ from markupsafe import Markup
 
 from harness.account import Account, Timings
 from harness.evidence import Unit
-from harness.highlights import limit_text, listing, mapping, number, unit_suffix, value_text, variants, words_of
-from harness.verdict import Finding, Limit
+from harness.highlights import (
+    interval_text,
+    limit_text,
+    listing,
+    mapping,
+    number,
+    unit_suffix,
+    value_text,
+    variants,
+    words_of,
+)
+from harness.verdict import Decision, Finding, Limit, Standing
 
 from .svg import WIDTH, Scale, axis, colour, drawing, line, mark, path, rectangle, scale_over, short, text, upright_axis
 
@@ -27,6 +37,10 @@ _RIDGE_BINS = 60
 _RIDGE = 58.0
 _FEW = 8
 _NS_PER_MS = 1e6
+_REFERENCE, _LAST_RELEASE = "against_the_reference", "against_the_last_release"
+_MOST_DOTS = 200
+_LARGEST_LOG = 50.0
+_SIGNS = {Standing.BROKEN: " ✖", Standing.WAIVED: " ◐", Standing.UNDECIDED: " ?", Standing.WARNED: " !"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,13 +54,14 @@ class Plot:
 
 @dataclass(frozen=True, slots=True)
 class HistoryPoint:
-    """One run's value of a measure; `is_change` where the series has changed with this run."""
+    """One run's value of a measure, and its decision; `is_change` where the series has changed with this run."""
 
     run: str
     time: str
     value: float
     machine: str
     is_change: bool
+    decision: Decision = Decision.ACCEPTED
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +81,8 @@ def plots_of(account: Account, history: Sequence[HistoryLine]) -> list[Plot]:
         _layers(account),
         *(_flips(account, scope) for scope in variants(account)),
         *(_types(account, scope) for scope in variants(account)),
-        *(_latency(name, timings) for name, timings in _by_benchmark(account.timings)),
+        *_latency_plots(account.timings),
+        _ratios(account),
         _trade_off(account),
         *(_history(one) for one in history),
     ]
@@ -260,38 +276,135 @@ def _type_row(one: _Type, scope: str, scale: Scale, top: float) -> Iterator[Mark
     yield mark(scale.at(one.f1), y, scope, says, size=3.5)
 
 
-def _by_benchmark(timings: Sequence[Timings]) -> list[tuple[str, list[Timings]]]:
-    """Group by benchmark those that were timed in turns with something; what was timed alone has nothing beside it."""
+@dataclass(frozen=True, slots=True)
+class _Side:
+    """Calls of one model: what people call it, how it is coloured, and how long each call took, ns."""
+
+    title: str
+    scope: str
+    durations_ns: tuple[float, ...]
+
+
+def _latency_plots(timings: Sequence[Timings]) -> Iterator[Plot]:
+    """Draw each benchmark in which two models took turns; what was timed alone has nothing beside it."""
     groups: dict[str, list[Timings]] = {}
     for timing in timings:
         if timing.baseline_ns and timing.subject_ns:
-            groups.setdefault(timing.name, []).append(timing)
-    return list(groups.items())
+            # one query a call is one question, whatever it took turns with
+            single = timing.name in {f"single_queries_{_REFERENCE}", f"single_queries_{_LAST_RELEASE}"}
+            groups.setdefault("one query a call" if single else words_of(timing.name), []).append(timing)
+    for title, group in groups.items():
+        yield _latency(title, group)
 
 
-def _latency(name: str, timings: Sequence[Timings]) -> Plot | None:
-    """Draw how long calls took: a hill for each variant, and for what it took turns with."""
-    baseline = words_of(name.partition("_against_")[2] or "baseline")
-    if baseline == "the reference":
-        baseline = "PyTorch"
-    rows = [
-        (
-            baseline if baseline == "PyTorch" else f"{baseline}, the other side",
-            "reference",
-            [one for timing in timings for one in timing.baseline_ns],
-        )
-    ]
-    rows += [(timing.variant or "candidate", timing.variant, list(timing.subject_ns)) for timing in timings]
-    scale = scale_over(
-        [one / _NS_PER_MS for _, _, row in rows for one in row], _LEFT, _RIGHT, logarithmic=True, padding=0.03
-    )
-    bottom = 4 + _RIDGE * len(rows)
+def _latency(title: str, timings: Sequence[Timings]) -> Plot:
+    """Draw how long calls took: a hill for each side, those that took turns below one another."""
+    sides = _sides(timings)
+    every = [one / _NS_PER_MS for side in sides for one in side.durations_ns]
+    scale = scale_over(every, _LEFT, _RIGHT, logarithmic=True, padding=0.03)
+    bottom = 4 + _RIDGE * len(sides)
     parts = [axis(scale, bottom, "ms a call, logarithmic", top=4)]
-    for row, (title, scope, durations) in enumerate(rows):
-        parts += _ridge(title, scope, [one / _NS_PER_MS for one in durations], scale, 4 + _RIDGE * (row + 1))
-    calls = len(timings[0].subject_ns)
-    caption = f"{calls:,} calls of each, taking turns with {baseline}. Left is better; the tick is the median."
-    return Plot(f"Latency: {words_of(name)}", caption, drawing(bottom + 36, caption, parts))
+    for row, side in enumerate(sides):
+        durations = [one / _NS_PER_MS for one in side.durations_ns]
+        parts += _ridge(side.title, side.scope, durations, scale, 4 + _RIDGE * (row + 1))
+    caption = " ".join(
+        filter(None, [_how_timed(timings), "Left is better; the tick is the median.", _control(timings)])
+    )
+    return Plot(f"Latency: {title}", caption, drawing(bottom + 36, caption, parts))
+
+
+def _sides(timings: Sequence[Timings]) -> list[_Side]:
+    """Order the sides: what several variants took turns with once, and before them; then pair by pair."""
+    pairs: dict[tuple[str, str], list[Timings]] = {}
+    for timing in timings:
+        # the last release has a model of its own for each variant, PyTorch and model.onnx are the same for all
+        of = timing.variant if timing.name.endswith(_LAST_RELEASE) else ""
+        pairs.setdefault((_baseline_of(timing), of), []).append(timing)
+    sides = []
+    for (baseline, of), group in pairs.items():
+        title = f"{baseline}, {of}" if of else baseline
+        scope = "other" if of else "reference"
+        sides.append(_Side(title, scope, tuple(one for timing in group for one in timing.baseline_ns)))
+        beside = f", in turns with {baseline}" if len(pairs) > 1 else ""
+        sides += [_Side((one.variant or "candidate") + beside, one.variant, one.subject_ns) for one in group]
+    return sides
+
+
+def _baseline_of(timing: Timings) -> str:
+    """Name what a variant took turns with; runs from before it was noted have it in the benchmark's name alone."""
+    if timing.baseline_name:
+        return timing.baseline_name
+    if timing.name.endswith(_REFERENCE):
+        return "PyTorch"
+    return f"{words_of(timing.name.partition('_against_')[2] or 'baseline')}, the other side"
+
+
+def _how_timed(timings: Sequence[Timings]) -> str:
+    calls = sorted({len(timing.subject_ns) for timing in timings})
+    rounds = sorted({len(timing.subject_ns) // timing.pairs_per_round for timing in timings if timing.pairs_per_round})
+    said = f"{_from_to(calls)} calls of each model, in turns"
+    return f"{said}, in {_from_to(rounds)} rounds." if rounds else f"{said}."
+
+
+def _from_to(counts: Sequence[int]) -> str:
+    return f"{counts[0]:,}" if len(counts) == 1 else f"{counts[0]:,} to {counts[-1]:,}"
+
+
+def _control(timings: Sequence[Timings]) -> str:
+    """Say how much work that never changes varied meanwhile: so much came from the machine alone."""
+    spread = [one for timing in timings if len(timing.control_ns) > _FEW for one in _around_median(timing.control_ns)]
+    if not spread:
+        return ""
+    return f"Work that never changes took {min(spread):.2f} to {max(spread):.2f} times its median meanwhile."
+
+
+def _around_median(durations: Sequence[float]) -> tuple[float, float]:
+    """Tell where the middle nine tenths of durations lie, as multiples of their median."""
+    cuts = quantiles(durations, n=20)
+    return cuts[0] / median(durations), cuts[-1] / median(durations)
+
+
+def _ratios(account: Account) -> Plot | None:
+    """Draw each ratio of time that has an interval, with the ratios of its rounds and its limit."""
+    found = [
+        finding
+        for finding in account.findings
+        if finding.measure.unit is Unit.RATIO and finding.measure.interval is not None and finding.limit is not None
+    ]
+    found = sorted(found, key=lambda one: (one.limit is None or one.limit.reported_only, str(one.measure.key)))
+    ends = [end for one in found for end in (*(one.measure.interval or ()), _maximum(one)) if end and end > 0]
+    if not ends:
+        return None
+    found = found[:_MOST_ROWS]
+    scale = scale_over(ends, _LEFT, _RIGHT, logarithmic=True)
+    bottom = 6 + _ROW * len(found)
+    parts = [axis(scale, bottom + 4, "times, logarithmic; 1 is as fast", top=4)]
+    for row, finding in enumerate(found):
+        parts += _ratio_row(finding, scale, 6 + _ROW * row)
+    caption = (
+        "Broad band: where the ratio lies when it is measured again; dots: single rounds. A limit is kept, or broken, "
+        "only if the whole band is on one side of it. Left is better."
+    )
+    return Plot("Ratios and how sure they are", caption, drawing(bottom + 40, caption, parts))
+
+
+def _ratio_row(finding: Finding, scale: Scale, top: float) -> Iterator[Markup]:
+    y, key = top + 22, finding.measure.key
+    low, high = finding.measure.interval or (finding.measure.value,) * 2
+    says = f"{key} = {value_text(finding)} ({interval_text(finding)}), limit {limit_text(finding)}"
+    maximum = _maximum(finding)
+    name = key.name if key.suite == "latency" else f"{key.suite}: {key.name}"
+    yield text(_LEFT, top + 11, f"{key.scope}: {words_of(name)}")
+    sign = _SIGNS.get(finding.standing, "")
+    yield text(_RIGHT, top + 11, value_text(finding) + sign, kind="value", anchor="end")
+    yield line(_LEFT, y, _RIGHT, y, "track")
+    rounds = [found for one in listing(finding.measure.details.get("log_ratios")) if (found := number(one)) is not None]
+    for one in rounds[:_MOST_DOTS]:
+        yield mark(scale.at(math.exp(min(one, _LARGEST_LOG))), y, key.scope, "", size=1.4)
+    yield line(scale.at(low), y, max(scale.at(high), scale.at(low) + 1), y, f"interval {colour(key.scope)}")
+    if maximum is not None and maximum > 0:
+        yield line(scale.at(maximum), y - 8, scale.at(maximum), y + 8, "limit")
+    yield mark(scale.at(finding.measure.value), y, key.scope, says, size=3)
 
 
 def _ridge(title: str, scope: str, values: Sequence[float], scale: Scale, base: float) -> Iterator[Markup]:
@@ -407,13 +520,24 @@ def _history(one: HistoryLine) -> Plot | None:
             text(54, up.at(bound) - 4, "limit", kind="limit-text"),
         ]
     parts += _history_lines(points, across, up, unit_suffix(one.unit))
-    first, last = points[0].time[:10], points[-1].time[:10]
+    first, last = _moments(points)
     parts += [text(56, 190, first, kind="tick"), text(_RIGHT, 190, last, kind="tick", anchor="end")]
     changes = sum(point.is_change for point in points)
     machines = len({point.machine for point in points})
     where = f"{machines} machines" if machines > 1 else "one machine"
-    caption = f"{len(points)} runs on {where}; where the series changed: ▲ ({changes}). The limit is dashed."
+    changed = f"where the series changed: ▲ ({changes})" if changes else "no change found in the series"
+    hollow = ", hollow where not accepted" if any(point.decision is not Decision.ACCEPTED for point in points) else ""
+    caption = f"{len(points)} runs on {where}, the last is this one{hollow}; {changed}."
+    caption += " The limit is dashed." if near else ""
     return Plot(f"History: {one.measure}", caption, drawing(198, caption, parts))
+
+
+def _moments(points: Sequence[HistoryPoint]) -> tuple[str, str]:
+    """Write when the first and the last run began: the days, or on one day the minutes."""
+    ends = points[0].time, points[-1].time
+    length = 10 if ends[0][:10] != ends[1][:10] else 16
+    first, last = (end[:length].replace("T", " ") for end in ends)
+    return first, last
 
 
 def _history_lines(points: Sequence[HistoryPoint], across: Scale, up: Scale, suffix: str) -> Iterator[Markup]:
@@ -431,5 +555,8 @@ def _history_lines(points: Sequence[HistoryPoint], across: Scale, up: Scale, suf
         if point.is_change:
             yield line(x, 24, x, 170, "change")
             yield text(x, 181, "▲", kind="change-text", anchor="middle")
-        says = f"{point.run}: {point.value:.4g}{suffix} on {point.machine}{', a change' if point.is_change else ''}"
-        yield mark(x, up.at(point.value), machines[point.machine], says, size=3)
+        decision = "" if point.decision is Decision.ACCEPTED else f", {point.decision.value}"
+        change = ", a change" if point.is_change else ""
+        says = f"{point.run}: {point.value:.4g}{suffix}{decision} on {point.machine}{change}"
+        drawn = mark(x, up.at(point.value), machines[point.machine], says, size=3)
+        yield drawn if point.decision is Decision.ACCEPTED else Markup('<g class="hollow">{}</g>').format(drawn)

@@ -155,12 +155,12 @@ def upright_axis(scale: Scale, x: float, label: str, *, right: float) -> Markup:
 
 
 def short(value: float) -> str:
-    """Write a tick: 0.001, 3,000, 1e-05."""
+    """Write a tick: 0.001, 3,000, 1e-05, 2.95e-07."""
     if value == 0:
         return "0"
     if 1e-4 < abs(value) < 1e6:
         return f"{value:,.10g}" if abs(value) >= 1000 else f"{value:.4g}"
-    return f"{value:.0e}"
+    return f"{value:.3g}"
 
 
 def drawing(height: float, says: str, parts: Iterable[Markup]) -> Markup:
