@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.artifact import CONFIG, ID2LABEL, LABEL2ID, MANIFEST, MANIFEST_SCHEMA, Variant, open_artifact
+from harness.candidate import serving_settings
 from harness.checkpoint import Checkpoint, open_checkpoint
 from harness.documents import read_json_object, write_json
 from harness.errors import ArtifactError, CheckpointError, DocumentError, UsageError, one_line
@@ -24,8 +25,6 @@ from harness.progress import Progress, Silence
 from harness.quiet import quiet_libraries
 
 _STEPS = 4
-# What a release is judged and served with; see candidate.session_options.
-SERVING = {"intra_op_num_threads": 1, "graph_optimization_level": "ORT_ENABLE_ALL", "provider": "CPUExecutionProvider"}
 
 
 def export_to_onnx(
@@ -141,7 +140,7 @@ def write_unjudged_manifest(folder: Path, checkpoint: Checkpoint, recipe: dict[s
         reference_digest=checkpoint.digest(),
         versions=machine_and_versions(VERSIONED_PACKAGES),
         quantization=recipe,
-        serving=SERVING,
+        serving=serving_settings(),
     )
 
 

@@ -17,7 +17,7 @@ from harness.accept import accept
 from harness.artifact import Variant, file_digest, open_artifact
 from harness.checkpoint import Checkpoint, open_checkpoint
 from harness.documents import Json
-from harness.errors import ArtifactError, HarnessError, UsageError, one_line
+from harness.errors import ArtifactError, DocumentError, HarnessError, UsageError, one_line
 from harness.evidence import Evidence
 from harness.export_onnx import check_output, check_writable, write_export, write_unjudged_manifest
 from harness.history import RunKind
@@ -237,7 +237,7 @@ def _served_release(output: Path) -> Path | None:
         return None
     try:
         artifact = open_artifact(output)
-    except ArtifactError as err:
+    except (ArtifactError, DocumentError) as err:
         message = (
             f"{output}, the release that is served now, cannot be compared with: {err} Or release with --no-baseline."
         )

@@ -153,18 +153,25 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(suite)
     session.collected = len(items)
     if config.getoption("harness_stop_when_rejected"):
-        _quick_ones_first(items)
+        _likely_ones_first(items, session.artifact.default_variant.value if session.artifact else "")
 
 
-def _quick_ones_first(items: list[pytest.Item]) -> None:
-    """Let a suite's tests that need the answer to every labelled query come after its others; the suites stay in order."""
+def _likely_ones_first(items: list[pytest.Item], default_variant: str) -> None:
+    """Let a suite's tests of the default variant come first, and those that need the answer to every labelled query last.
+
+    The suites stay in order.
+    """
     suites = list(dict.fromkeys(item.stash.get(_SUITE_OF_ITEM, "") for item in items))
-    items.sort(
-        key=lambda item: (
+
+    def place(item: pytest.Item) -> tuple[int, bool, bool]:
+        params = item.callspec.params if hasattr(item, "callspec") else {}
+        return (
             suites.index(item.stash.get(_SUITE_OF_ITEM, "")),
             "answers" in getattr(item, "fixturenames", ()),
+            params.get("variant", default_variant) != default_variant,
         )
-    )
+
+    items.sort(key=place)
 
 
 def pytest_deselected(items: Sequence[pytest.Item]) -> None:

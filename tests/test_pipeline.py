@@ -146,10 +146,11 @@ def test_another_release_to_compare_with(run_release, place, fake_judge, tiny_ex
     assert fake_judge.questions[1].baseline is None
 
 
-def test_a_served_release_that_cannot_be_opened(run_release, place, fake_judge):
+@pytest.mark.parametrize("damaged", ["config.json", "manifest.json"])
+def test_a_served_release_that_cannot_be_opened(run_release, place, fake_judge, damaged):
     """It is said before any work, with both ways out; nothing is silently left uncompared."""
     run_release()
-    (place / "models" / "onnx" / "config.json").write_text("{", encoding="utf-8")
+    (place / "models" / "onnx" / damaged).write_text("{", encoding="utf-8")
     runs = len(runs_in(place))
     with pytest.raises(
         UsageError, match=r"the release that is served now, cannot be compared with: .* --no-baseline\.$"

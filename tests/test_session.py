@@ -189,3 +189,20 @@ def test_a_session_that_ends_early_accepts_nothing(tmp_path):
     ]
     limits = Policy({MeasureKey("acme_suite", "release", "worst"): Limit(maximum=1)})
     assert decide(limits, party.question().promised(), evidence).decision is Decision.INCOMPLETE
+
+
+def test_a_session_that_may_end_early_begins_with_the_default_variant(tmp_path):
+    """Where the first broken limit ends it, what is served by default is judged first; otherwise the order stays."""
+    tests = f"def test_a(variant):\n    pass\ndef test_b(variant):\n    pass\n{GOOD}"
+    party = ThirdParty.make(tmp_path / "acme")
+    party.install("acme_suite", tests)
+    (party.candidate / "model_quantized.onnx").write_bytes(b"not opened either")
+    (party.candidate / "manifest.json").write_text(
+        '{"schema": "harness-release-manifest", "version": 1, "default_variant": "int8"}', encoding="utf-8"
+    )
+    orders = []
+    for stop in (False, True):
+        evidence = judge(party.question(), tmp_path / "run", environment=party.environment(), stop_when_rejected=stop)
+        variants = [outcome.test.partition("[")[2].strip("]") for outcome in evidence.outcomes]
+        orders.append([variant for variant in variants if variant])
+    assert orders == [["fp32", "fp32", "int8", "int8"], ["int8", "int8", "fp32", "fp32"]]
