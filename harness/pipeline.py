@@ -24,7 +24,7 @@ from harness.history import RunKind
 from harness.judge import DEFAULT_TIME_LIMIT_S, Question, judge
 from harness.judging_data import default_data, split_for_calibration, write_labelled_set
 from harness.labelled_data import read_labelled_set
-from harness.manifest import content_digest
+from harness.manifest import changed_files, content_digest
 from harness.policy import load_policy
 from harness.progress import Progress, Silence, stage
 from harness.recording import Circumstances, memory_gib, record_run
@@ -231,19 +231,22 @@ def _served_release(output: Path) -> Path | None:
     """Find the release that is served now: an accepted one, in the folder that it stays in when it is replaced.
 
     Raises:
-        UsageError: there is one, but it cannot be opened.
+        UsageError: there is one, but it cannot be opened, or is no longer what was accepted.
     """
     if not output.exists():
         return None
     try:
         artifact = open_artifact(output)
+        if artifact.manifest is None or artifact.manifest.get("decision") != Decision.ACCEPTED.value:
+            return None
+        changed = changed_files(artifact)
     except (ArtifactError, DocumentError) as err:
-        message = (
-            f"{output}, the release that is served now, cannot be compared with: {err} Or release with --no-baseline."
-        )
+        message = f"{output}, the release that is served now, cannot be compared with: {err} Or release with --no-baseline."
         raise UsageError(message) from err
-    accepted = artifact.manifest is not None and artifact.manifest.get("decision") == Decision.ACCEPTED.value
-    return output.resolve() if accepted else None
+    if changed:
+        message = f"{output}, the release that is served now, cannot be compared with: {changed[0]}. Restore it, or release with --no-baseline."
+        raise UsageError(message)
+    return output.resolve()
 
 
 def _contract(rules: Rules, judgement: Judgement) -> dict[str, Json]:

@@ -146,7 +146,7 @@ def test_another_release_to_compare_with(run_release, place, fake_judge, tiny_ex
     assert fake_judge.questions[1].baseline is None
 
 
-@pytest.mark.parametrize("damaged", ["config.json", "manifest.json"])
+@pytest.mark.parametrize("damaged", ["config.json", "tokenizer.json"])
 def test_a_served_release_that_cannot_be_opened(run_release, place, fake_judge, damaged):
     """It is said before any work, with both ways out; nothing is silently left uncompared."""
     run_release()

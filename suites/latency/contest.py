@@ -10,6 +10,7 @@ import gc
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from statistics import mean
 from typing import Any, Protocol
 
 from harness.timing import Clock
@@ -19,10 +20,10 @@ from suites.latency.estimate import (
     Disturbance,
     MeasurementError,
     Ratio,
-    block_log_ratio,
     held_up_share,
+    opening_log_ratio,
+    pair_log_ratio,
     ratio_of,
-    round_log_ratio,
 )
 
 Answer = Callable[[Texts], object]
@@ -56,33 +57,41 @@ class Pacer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How a comparison is cut: blocks of pairs, rounds of blocks.
+    """How a comparison is cut: pairs into blocks, blocks by the sessions that they share, these into rounds.
 
     The baseline goes first in one pair, the subject in the next: ABBA. Two pairs on the same texts make a block, unless
     calls are so long that who goes first makes no difference; then each pair is a block, and the order alternates from
-    block to block. Where calls are long, sessions may be opened once instead of in every round: `reopened`.
+    block to block. After so many blocks both sides are opened anew, and so often in a round: which session is made first
+    makes a difference of its own (3.7 % to either side on the machine of docs/latency.md), so a round has both orders. Where
+    calls are long, or a side cannot be opened again, once is enough: `reopened`.
     """
 
-    blocks_per_round: int = 8
+    blocks_per_opening: int = 4
+    openings_per_round: int = 2
     pairs_per_block: int = 2
     reopened: bool = True
 
     @property
+    def pairs_per_opening(self) -> int:
+        """Calls of either side that share their sessions."""
+        return self.blocks_per_opening * self.pairs_per_block
+
+    @property
     def pairs_per_round(self) -> int:
         """Calls of either side in a round."""
-        return self.blocks_per_round * self.pairs_per_block
+        return self.pairs_per_opening * self.openings_per_round
 
     @property
     def warm_up_calls(self) -> int:
-        """Calls of either side that are not timed, after it was opened: as many as a round has, three at most."""
-        return min(self.pairs_per_round, _WARM_UP_CALLS)
+        """Calls of either side that are not timed, after it was opened: as many as are timed, three at most."""
+        return min(self.pairs_per_opening, _WARM_UP_CALLS)
 
 
 class Contest:
     """The rounds of one comparison. A pair is `before`, `subject`, `after`, in this order.
 
-    Each round opens both sides anew, the one first in one round and the other in the next: which session is made first
-    makes a difference of its own. Beside each call runs a workload that never changes.
+    Both sides are opened anew again and again, the one first at one time and the other at the next. Beside each call runs a
+    workload that never changes.
     """
 
     def __init__(
@@ -124,9 +133,9 @@ class Contest:
         return self.pairs // self.plan.pairs_per_round
 
     def before(self) -> None:
-        """Begin a pair, and a round if it is the first of one."""
-        if self.pairs % self.plan.pairs_per_round == 0:
-            self._begin_round()
+        """Begin a pair, with fresh sessions if it is the first of those that share them."""
+        if self.pairs % self.plan.pairs_per_opening == 0:
+            self._open_both()
         if self.pairs % 2 == 0:
             self._ask_baseline()
         self.beside_subject_ns.append(self._time_control())
@@ -144,18 +153,18 @@ class Contest:
         self.beside_baseline_ns.append(self._time_control())
         self.baseline_ns.append(self._time_answer(self._both()[1]))
 
-    def _begin_round(self) -> None:
+    def _open_both(self) -> None:
         if self._sides is not None and not self.plan.reopened:
             return
-        self._sides = None  # both sessions of the last round go before new ones come
+        self._sides = None  # both sessions go before new ones come
         gc.collect()
         subject, baseline = self._open
-        if self.rounds % 2 == 0:
+        if self.pairs // self.plan.pairs_per_opening % 2 == 0:
             self._sides = (subject(), baseline())
         else:
             second = baseline()
             self._sides = (subject(), second)
-        texts = self._texts(self.rounds * self.plan.blocks_per_round)
+        texts = self._texts(self.pairs // self.plan.pairs_per_block)
         for _ in range(self.plan.warm_up_calls):
             for answer in self._sides:
                 answer(texts)
@@ -203,18 +212,17 @@ class Contest:
     def _rounds_of(
         self, subject_ns: Sequence[int], baseline_ns: Sequence[int], chosen: Callable[[int], bool] | None
     ) -> list[float]:
-        found = []
-        size, per_round = self.plan.pairs_per_block, self.plan.blocks_per_round
-        for number in range(self.rounds):
-            blocks = [
-                block_log_ratio(
-                    subject_ns[block * size : (block + 1) * size], baseline_ns[block * size : (block + 1) * size]
-                )
-                for block in range(number * per_round, (number + 1) * per_round)
-                if chosen is None or chosen(block)
-            ]
-            found.append(round_log_ratio(blocks))
-        return found
+        size, pairs = self.plan.pairs_per_block, self.plan.pairs_per_opening
+
+        def opening(number: int) -> float:
+            orders: tuple[list[float], list[float]] = ([], [])
+            for pair in range(number * pairs, (number + 1) * pairs):
+                if chosen is None or chosen(pair // size):
+                    orders[pair % 2].append(pair_log_ratio(subject_ns[pair], baseline_ns[pair]))
+            return opening_log_ratio(*orders)
+
+        openings = self.plan.openings_per_round
+        return [mean(map(opening, range(one * openings, (one + 1) * openings))) for one in range(self.rounds)]
 
 
 def run(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import NormalDist, median
+from statistics import NormalDist, mean, median
 
 from harness.errors import HarnessError
 from harness.shift import location
@@ -63,28 +63,26 @@ def ratio_of(log_ratios: Sequence[float], confidence: float = CONFIDENCE) -> Rat
     return Ratio(math.exp(found.estimate), math.exp(found.low), math.exp(found.high), len(log_ratios))
 
 
-def block_log_ratio(subject_ns: Sequence[int], baseline_ns: Sequence[int]) -> float:
-    """Compare the calls of one block: the mean log ratio of its pairs.
-
-    Who goes first matters: a model that answers twice in a row finds its weights in the cache. A block holds both orders
-    once, so its mean is free of that, and of any steady drift of the machine.
+def pair_log_ratio(subject_ns: int, baseline_ns: int) -> float:
+    """Compare two calls that answered the same, one after the other.
 
     Raises:
-        MeasurementError: a call took no time by the clock, or the sides are not alike in number.
+        MeasurementError: a call took no time by the clock.
     """
-    if not subject_ns or len(subject_ns) != len(baseline_ns):
-        message = f"{len(subject_ns)} calls of the one side and {len(baseline_ns)} of the other are no pairs."
-        raise MeasurementError(message)
-    if min(*subject_ns, *baseline_ns) <= 0:
+    if min(subject_ns, baseline_ns) <= 0:
         message = "a call took no time at all by this clock, so there is no ratio. Measure with a finer clock."
         raise MeasurementError(message)
-    pairs = zip(subject_ns, baseline_ns, strict=True)
-    return sum(math.log(one / other) for one, other in pairs) / len(subject_ns)
+    return math.log(subject_ns / baseline_ns)
 
 
-def round_log_ratio(blocks: Sequence[float]) -> float:
-    """Sum up the blocks of one round: their median, so that a call that is held up does not make the round."""
-    return median(blocks)
+def opening_log_ratio(baseline_first: Sequence[float], subject_first: Sequence[float]) -> float:
+    """Sum up the pairs that share their sessions: the median of those in the one order, and of those in the other; their mean.
+
+    Who goes first matters: a model that answers twice in a row finds its weights in the cache, so the median over all pairs
+    would sit between two humps. With both orders alike the mean is free of that, and of any steady drift of the machine. A
+    call that is held up moves no median.
+    """
+    return mean(median(pairs) for pairs in (baseline_first, subject_first) if pairs)
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
 BATCH_SIZE = 32
 # PyTorch's calls are long and its limits far off, so that a round may be short.
-AGAINST_PYTORCH = Plan(blocks_per_round=4)
-BATCHES = Plan(blocks_per_round=1, pairs_per_block=1, reopened=False)
+AGAINST_PYTORCH = Plan(openings_per_round=1)
+BATCHES = Plan(blocks_per_opening=1, openings_per_round=1, pairs_per_block=1, reopened=False)
 # p95 rests on the 20 above it; p99 is said where the budget pays for 2,000 calls, or the policy limits it.
 FEWEST_CALLS = 400
 CALLS_FOR_P99 = 2_000
