@@ -152,9 +152,8 @@ def test_a_served_release_that_cannot_be_opened(run_release, place, fake_judge, 
     run_release()
     (place / "models" / "onnx" / damaged).write_text("{", encoding="utf-8")
     runs = len(runs_in(place))
-    with pytest.raises(
-        UsageError, match=r"the release that is served now, cannot be compared with: .* --no-baseline\.$"
-    ):
+    says = rf"that is served now, cannot be compared with: .*{damaged}.* --no-baseline\.$"
+    with pytest.raises(UsageError, match=says):
         run_release()
     with pytest.raises(ArtifactError):
         run_release(baseline=place / "nowhere")
