@@ -134,6 +134,30 @@ def tiny_data(tiny_checkpoint, tmp_path_factory) -> Path:
     return path
 
 
+@pytest.fixture(scope="session")
+def reference(tiny_checkpoint):
+    """The tiny checkpoint, loaded once."""
+    from harness.reference import Reference
+
+    return Reference(tiny_checkpoint)
+
+
+@pytest.fixture(scope="session")
+def labelled(tiny_data, reference):
+    """The tiny data, read as a run reads them."""
+    from harness.labelled_data import read_labelled_set
+
+    return read_labelled_set([tiny_data], labels=reference.labels)
+
+
+@pytest.fixture(scope="session")
+def expected(reference, labelled):
+    """The reference's answers, all of them right."""
+    from harness.tagging import tag
+
+    return tag(reference, labelled.texts)
+
+
 def _draw_query(draw) -> str:
     return " ".join(draw.choice(_WORDS) for _ in range(draw.randint(2, 6)))
 
@@ -181,7 +205,9 @@ class FakeJudge:
 
         self.questions.append(question)
         self.candidates.append(files_of(question.candidate))
-        every = {key for found in discover().values() for key in found.suite.promised(["fp32", "int8"], ["fp32", "int8"])}
+        every = {
+            key for found in discover().values() for key in found.suite.promised(["fp32", "int8"], ["fp32", "int8"])
+        }
         limits = load_policy(question.policy, every, datetime.date(2026, 1, 1)).limits
         measures = []
         for key, promise in question.promised().items():

@@ -16,7 +16,6 @@ from harness.errors import ArtifactError
 from harness.evidence import Measure, MeasureKey
 from harness.manifest import write_manifest
 from harness.policy import load_policy
-from harness.reference import Reference
 from harness.suite import discover
 from harness.timing import SystemClock
 from harness.verdict import compare
@@ -24,12 +23,6 @@ from suites.artifact import SUITE, model_file, test_files, test_models
 from suites.artifact.saturation import saturating_products
 
 FP32, INT8 = (variant.file_name for variant in Variant)
-
-
-@pytest.fixture(scope="module")
-def reference(tiny_checkpoint):
-    """The tiny checkpoint, loaded once."""
-    return Reference(tiny_checkpoint)
 
 
 @pytest.fixture(scope="module")

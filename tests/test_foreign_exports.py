@@ -19,7 +19,6 @@ from harness.cli import ExitCode, main
 from harness.errors import ArtifactError
 from harness.inference import NERInference
 from harness.pipeline import judge_candidate
-from harness.reference import Reference
 from harness.tagging import pad, tag
 
 MODEL = Variant.FP32.file_name
@@ -27,12 +26,6 @@ NAMES = ["input_ids", "attention_mask", "token_type_ids"]
 TEXTS = ["bus from goa to mumbai", "ac sleeper", "tomorrow"]
 # No model so small is as small as its weights.
 SIZE = "artifact.fp32.size_ratio_to_reference"
-
-
-@pytest.fixture(scope="module")
-def reference(tiny_checkpoint):
-    """The tiny checkpoint, loaded once."""
-    return Reference(tiny_checkpoint)
 
 
 @pytest.fixture

@@ -441,6 +441,66 @@ class TestSettled:
         assert MOST_STARTS > 3
 
 
+class TestHold:
+    """What a comparison records, and how long it goes on."""
+
+    @pytest.fixture
+    def hold(self, monkeypatch):
+        monkeypatch.setattr(calls_of_suite, "Workload", lambda: lambda: None)
+
+        def run_with(limits, duration_ns=lambda name, session, now: MS * {"S": 2, "B": 4}[name], **options):
+            machine, recorded = Machine(duration_ns), {}
+            bench = Bench(
+                FakePacer(),
+                machine.clock,
+                None,
+                lambda name, value, **more: recorded.update({name: (value, more)}),
+                lambda name: limits.get(name, Limit()),
+            )
+            names = {"all": None, "first": lambda block: block % 4 == 0}
+            monkeypatch.setattr(Contest, "_time_control", lambda contest: MS)
+            contest = bench.hold(
+                machine.opener("S"),
+                machine.opener("B"),
+                "last release",
+                lambda block: [f"query {block}"],
+                names,
+                **options,
+            )
+            return contest, recorded
+
+        return run_with
+
+    def test_what_is_recorded(self, hold):
+        """Each measure has its estimate and interval, and the rounds that they come from; the machine is noted once."""
+        contest, recorded = hold({})
+        assert contest.rounds == LOOKS[0]
+        for name, (value, more) in recorded.items():
+            assert value == pytest.approx(0.5), name
+            assert more["interval"] == pytest.approx((0.5, 0.5))
+            assert more["details"]["baseline"] == "last release"
+            assert more["details"]["log_ratios"] == pytest.approx([math.log(0.5)] * LOOKS[0], abs=1e-5)
+        assert "control" in recorded["all"][1]["details"]
+        assert "control" not in recorded["first"][1]["details"]
+
+    @pytest.mark.parametrize(
+        ("limits", "rounds"),
+        [
+            ({"all": Limit(maximum=0.9)}, LOOKS[0]),
+            ({"all": Limit(maximum=0.1), "first": Limit(maximum=0.9)}, LOOKS[0]),
+            ({"all": Limit(maximum=0.5)}, LOOKS[-1]),
+            ({"all": Limit(maximum=0.9), "first": Limit(maximum=0.5)}, LOOKS[-1]),
+            ({"all": Limit(0.5, 0.9, warn_undecided=True)}, LOOKS[-1]),
+        ],
+    )
+    def test_it_goes_on_until_every_limit_is_settled(self, hold, limits, rounds):
+        """One measure that cannot be told from its limit keeps the whole comparison going, to the last look."""
+        rng = np.random.default_rng(0)
+        speeds = rng.normal(1, 0.02, 10_000)
+        contest, _ = hold(limits, lambda name, session, now: MS * {"S": 2, "B": 4}[name] * speeds[session])
+        assert contest.rounds == rounds
+
+
 class TestRegimes:
     def test_hot(self):
         """The first call of a block does not count."""

@@ -17,9 +17,7 @@ from harness.artifact import Variant, open_artifact
 from harness.candidate import Candidate, session_options
 from harness.errors import ArtifactError
 from harness.evidence import Measure, MeasureKey
-from harness.labelled_data import read_labelled_set
 from harness.policy import load_policy
-from harness.reference import Reference
 from harness.tagging import TaggedQuery, Word, tag
 from harness.verdict import compare
 from suites.parity import SUITE, batches, divergence, ledger, long_queries
@@ -78,22 +76,6 @@ class Variation:
             return np.array(self._logits(batch, self._reference.logits(batch)))
         except (IndexError, RuntimeError) as err:
             raise ArtifactError(str(err)) from err
-
-
-@pytest.fixture(scope="module")
-def reference(tiny_checkpoint):
-    return Reference(tiny_checkpoint)
-
-
-@pytest.fixture(scope="module")
-def labelled(tiny_data, reference):
-    return read_labelled_set([tiny_data], labels=reference.labels)
-
-
-@pytest.fixture(scope="module")
-def expected(reference, labelled):
-    """The reference's answers."""
-    return tag(reference, labelled.texts)
 
 
 @pytest.fixture

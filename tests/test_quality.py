@@ -9,11 +9,9 @@ import numpy as np
 import pytest
 
 from harness.evidence import Measure, MeasureKey
-from harness.labelled_data import read_labelled_set
 from harness.policy import load_policy
-from harness.reference import Reference
 from harness.scoring import Counts, count, loss_bounds
-from harness.tagging import TaggedQuery, tag
+from harness.tagging import TaggedQuery
 from harness.verdict import compare
 from suites.quality import SUITE
 from suites.quality import test_entity_f1 as suite
@@ -41,22 +39,6 @@ class Records:
             for name, (value, unit) in self.measures.items()
             if compare(POLICY, Measure(MeasureKey("quality", scope, name), float(value), unit)).rejects
         }
-
-
-@pytest.fixture(scope="module")
-def reference(tiny_checkpoint):
-    return Reference(tiny_checkpoint)
-
-
-@pytest.fixture(scope="module")
-def labelled(tiny_data, reference):
-    return read_labelled_set([tiny_data], labels=reference.labels)
-
-
-@pytest.fixture(scope="module")
-def expected(reference, labelled):
-    """The reference's answers, all of them right."""
-    return tag(reference, labelled.texts)
 
 
 @pytest.fixture
