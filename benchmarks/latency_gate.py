@@ -44,6 +44,7 @@ from suites.latency.workload import Workload
 SLOWDOWNS = (1.05, 1.10, 1.15, 1.25)
 # The default, and one for those who want to know of 5 %.
 LIMITS = {"1.10": 1.10, "1.025": 1.025}
+STRICT = ("1.025",)
 KEY = MeasureKey("latency", "int8", "ratio_to_last_release")
 NEIGHBOUR = """
 import numpy as np
@@ -109,8 +110,10 @@ def standing(ratio: Ratio, limit: float) -> Standing:
     return compare(Policy({KEY: Limit(maximum=limit)}), measure).standing
 
 
-def one_run(subject: Opener, baseline: Opener, draw: Draw, budget_s: float) -> dict[str, Any]:
-    """Compare once, until every limit is settled, and tell what each of them would have said when it was."""
+def one_run(
+    subject: Opener, baseline: Opener, draw: Draw, budget_s: float, settle: Sequence[str] = tuple(LIMITS)
+) -> dict[str, Any]:
+    """Compare once, until these limits are settled, and tell what each of all would have said when it was, or at the end."""
     clock = SystemClock()
     contest = Contest(subject, baseline, draw, Workload(), clock)
     outcomes: dict[str, Outcome] = {}
@@ -121,7 +124,7 @@ def one_run(subject: Opener, baseline: Opener, draw: Draw, budget_s: float) -> d
             found = standing(ratio, limit)
             if name not in outcomes or outcomes[name].standing is Standing.UNDECIDED:
                 outcomes[name] = Outcome(found, contest.rounds)
-        return all(outcome.standing is not Standing.UNDECIDED for outcome in outcomes.values())
+        return all(outcomes[name].standing is not Standing.UNDECIDED for name in settle)
 
     begin = clock.now_ns()
     run(contest, PlainPacer(), settled, clock, baseline_name="last release", budget_s=budget_s)
@@ -259,7 +262,7 @@ def show(kind: str, runs: Sequence[dict[str, Any]]) -> None:
             print(f"    limit {name}: {text}; rounds {median(rounds):g}, at most {rounds[-1]}", flush=True)
         seconds = sorted(one["seconds"] for one in some)
         print(
-            f"    seconds until both limits are settled: median {median(seconds):.1f}, at most {seconds[-1]:.1f}",
+            f"    seconds until settled: median {median(seconds):.1f}, at most {seconds[-1]:.1f}",
             flush=True,
         )
 
@@ -293,8 +296,9 @@ def main() -> None:
                 slow = delayed(plain, factor)
                 heavy = opener_of(graphs[factor])
                 for name, side in (("delay", slow), ("heavier graph", heavy)):
+                    # settled by the strict limit alone: a slowdown of exactly the other one never is
                     repeat(f"{name} {factor}", options.runs // 2, options.output,
-                           lambda _number, side=side: one_run(side, plain, draw, options.budget))  # fmt: skip
+                           lambda _number, side=side: one_run(side, plain, draw, options.budget, STRICT))  # fmt: skip
 
 
 if __name__ == "__main__":
