@@ -241,7 +241,9 @@ def _served_release(output: Path) -> Path | None:
             return None
         changed = changed_files(artifact)
     except (ArtifactError, DocumentError) as err:
-        message = f"{output}, the release that is served now, cannot be compared with: {err} Or release with --no-baseline."
+        message = (
+            f"{output}, the release that is served now, cannot be compared with: {err} Or release with --no-baseline."
+        )
         raise UsageError(message) from err
     if changed:
         message = f"{output}, the release that is served now, cannot be compared with: {changed[0]}. Restore it, or release with --no-baseline."

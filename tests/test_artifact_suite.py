@@ -28,7 +28,9 @@ FP32, INT8 = (variant.file_name for variant in Variant)
 @pytest.fixture(scope="module")
 def policy():
     """The default limits."""
-    promised = {key for found in discover().values() for key in found.suite.promised(["fp32", "int8"], ["fp32", "int8"])}
+    promised = {
+        key for found in discover().values() for key in found.suite.promised(["fp32", "int8"], ["fp32", "int8"])
+    }
     return load_policy(None, promised, SystemClock().utc().date())
 
 

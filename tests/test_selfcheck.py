@@ -77,7 +77,9 @@ class FakeJudge:
         broken = says == "bad" or (says == "graded" and float(strength) > self.catches_from)
         import datetime
 
-        every = {key for found in discover().values() for key in found.suite.promised(["fp32", "int8"], ["fp32", "int8"])}
+        every = {
+            key for found in discover().values() for key in found.suite.promised(["fp32", "int8"], ["fp32", "int8"])
+        }
         limits = load_policy(None, every, datetime.date(2026, 1, 1)).limits
         measures = []
         for key, promise in question.promised().items():
