@@ -246,7 +246,10 @@ def _served_release(output: Path) -> Path | None:
         )
         raise UsageError(message) from err
     if changed:
-        message = f"{output}, the release that is served now, cannot be compared with: {changed[0]}. Restore it, or release with --no-baseline."
+        message = (
+            f"{output}, the release that is served now, cannot be compared with: {changed[0]}. Restore it, or release with "
+            "--no-baseline."
+        )
         raise UsageError(message)
     return output.resolve()
 
