@@ -14,7 +14,7 @@ from suites.latency.draw import Texts
 HOT_CALLS = 4
 # Longer than onnxruntime's and OpenMP's threads spin, and than a core takes to fall into its deeper idle states.
 PAUSE_S = 0.02
-IDLE_CALLS = 2
+IDLE_CALLS = 1
 
 
 def hot_log_ratio(subject: Answer, baseline: Answer, texts: Texts, clock: Clock, *, subject_first: bool) -> float:

@@ -30,14 +30,14 @@ if TYPE_CHECKING:
     from harness.candidate import Candidate
     from harness.reference import Reference
 
-BATCH_SIZE = 32
-# PyTorch's calls are long and its limits far off, so that a round may be short.
-AGAINST_PYTORCH = Plan(openings_per_round=1)
+BATCH_SIZE = 16
+# Where limits are far off, or there are none, a round may be short.
+COARSE = Plan(openings_per_round=1)
 BATCHES = Plan(blocks_per_opening=1, openings_per_round=1, pairs_per_block=1, reopened=False)
 # p95 rests on the 20 above it; p99 is said where the budget pays for 2,000 calls, or the policy limits it.
 FEWEST_CALLS = 400
 CALLS_FOR_P99 = 2_000
-ALONE_BUDGET_S = 3.0
+ALONE_BUDGET_S = 2.0
 QUANTILES = (("p50_ms", 0.50), ("p95_ms", 0.95), ("p99_ms", 0.99))
 _NS_PER_MS = 1e6
 _NS_PER_S = 1e9
@@ -74,13 +74,6 @@ class Bench:
     labelled: LabelledSet
     record_measure: RecordMeasure
     limit_of: LimitOf
-
-    def draw(self, model: TokenClassifier) -> Draw:
-        """Draw single queries, by how many tokens the model makes of them."""
-        texts = self.labelled.texts
-        return draw_by_length(
-            texts, [sum(len(window.input_ids) for window in query.windows) for query in model.encode(texts)]
-        )
 
     def hold(
         self,
@@ -141,6 +134,13 @@ def control_of(contest: Contest) -> dict[str, Any]:
     }
 
 
+@pytest.fixture(scope="session")
+def draw(labelled_set: LabelledSet, reference: Reference) -> Draw:
+    """Single queries, by how many tokens the reference makes of them."""
+    texts = labelled_set.texts
+    return draw_by_length(texts, [sum(len(part.input_ids) for part in one.windows) for one in reference.encode(texts)])
+
+
 @pytest.fixture
 def bench(
     benchmark: Pacer, clock: Clock, labelled_set: LabelledSet, record_measure: RecordMeasure, limit_of: LimitOf
@@ -160,17 +160,18 @@ def serial_reference(reference: Reference) -> Generator[Reference]:
     torch.set_num_threads(threads)
 
 
-def test_single_queries_against_the_reference(bench: Bench, model: Candidate, serial_reference: Reference) -> None:
+def test_single_queries_against_the_reference(
+    bench: Bench, model: Candidate, serial_reference: Reference, draw: Draw
+) -> None:
     """One query a call: the time per call, as a multiple of PyTorch's; of all queries, and of short and long ones."""
-    draw = bench.draw(model)
     names: dict[str, Callable[[int], bool] | None] = {"single_query_ratio_to_reference": None}
     for length in Length:
         names[f"{length.value}_query_ratio_to_reference"] = lambda block, wanted=length: draw.length(block) is wanted  # type: ignore[misc]
-    bench.hold(fresh(model), same(serial_reference), "PyTorch", draw, names, AGAINST_PYTORCH)
+    bench.hold(fresh(model), same(serial_reference), "PyTorch", draw, names, COARSE)
 
 
 def test_batches_against_the_reference(bench: Bench, model: Candidate, serial_reference: Reference) -> None:
-    """32 queries a call: the time per call, as a multiple of PyTorch's, and queries per second."""
+    """16 queries a call: the time per call, as a multiple of PyTorch's, and queries per second."""
     draw = BatchDraw(bench.labelled.texts, BATCH_SIZE)
     contest = bench.hold(
         same(model), same(serial_reference), "PyTorch", draw, {"batch_ratio_to_reference": None}, BATCHES
@@ -191,18 +192,20 @@ def quantile_of_rates(rates: Sequence[float]) -> tuple[float, float, float]:
     return ratio.low, ratio.value, ratio.high
 
 
-def test_single_queries_against_fp32(bench: Bench, model: Candidate, candidate: Artifact, variant: str) -> None:
+def test_single_queries_against_fp32(
+    bench: Bench, model: Candidate, candidate: Artifact, variant: str, draw: Draw
+) -> None:
     """One query a call: the time per call, as a multiple of the release's own FP32 model's."""
     from harness.candidate import Candidate
 
     if variant == Variant.FP32.value or Variant.FP32 not in candidate.variants:
         return  # nothing to compare with; optional, unless the policy limits it
     fp32 = Candidate(candidate, Variant.FP32)
-    bench.hold(fresh(model), fresh(fp32), "model.onnx", bench.draw(model), {"ratio_to_fp32": None})
+    bench.hold(fresh(model), fresh(fp32), "model.onnx", draw, {"ratio_to_fp32": None}, COARSE)
 
 
 def test_single_queries_against_the_last_release(
-    bench: Bench, model: Candidate, baseline: Artifact | None, variant: str
+    bench: Bench, model: Candidate, baseline: Artifact | None, variant: str, draw: Draw
 ) -> None:
     """One query a call: the time per call, as a multiple of the same variant's of the release that is served now."""
     from harness.candidate import Candidate
@@ -210,12 +213,12 @@ def test_single_queries_against_the_last_release(
     if baseline is None or Variant(variant) not in baseline.variants:
         return  # not promised then
     last = Candidate(baseline, Variant(variant))
-    bench.hold(fresh(model), fresh(last), "last release", bench.draw(model), {"ratio_to_last_release": None})
+    bench.hold(fresh(model), fresh(last), "last release", draw, {"ratio_to_last_release": None})
 
 
-def test_single_queries_alone(bench: Bench, model: Candidate) -> None:
+def test_single_queries_alone(bench: Bench, model: Candidate, draw: Draw) -> None:
     """One query a call, call after call: milliseconds per query, as quantiles that the number of calls supports."""
-    draw, answer = bench.draw(model), answering(model)
+    answer = answering(model)
     wanted = any(not bench.limit_of(name).reported_only for name, share in QUANTILES if share > 0.95)
     calls = CALLS_FOR_P99 if wanted else affordable_calls(answer, draw, bench.clock)
     durations = time_alone(bench.pacer, answer, draw, bench.clock, calls=calls)
@@ -239,9 +242,9 @@ def record_quantile(bench: Bench, name: str, found: Quantile, calls: int) -> Non
     bench.record_measure(name, value, unit=Unit.MILLISECOND, interval=(low, high), details={"calls": calls})
 
 
-def test_cache_regimes(bench: Bench, model: Candidate, serial_reference: Reference) -> None:
+def test_cache_regimes(bench: Bench, model: Candidate, serial_reference: Reference, draw: Draw) -> None:
     """What the ratio to PyTorch is call after call of one model, and after a pause before each call."""
-    draw, clock = bench.draw(model), bench.clock
+    clock = bench.clock
     sides = (answering(model), answering(serial_reference))
     for name, measure in (("hot_ratio_to_reference", hot_log_ratio), ("idle_ratio_to_reference", idle_log_ratio)):
         log_ratios = [measure(*sides, draw(number), clock, subject_first=number % 2 == 1) for number in range(LOOKS[0])]
@@ -256,7 +259,7 @@ def served(candidate: Artifact) -> Candidate:
     return Candidate(candidate, candidate.default_variant)
 
 
-def test_all_threads(bench: Bench, served: Candidate) -> None:
+def test_all_threads(bench: Bench, served: Candidate, draw: Draw) -> None:
     """The default variant on as many threads as the process may really use, as a multiple of its time on one."""
     from harness.candidate import Candidate
 
@@ -264,4 +267,4 @@ def test_all_threads(bench: Bench, served: Candidate) -> None:
     if threads == 1:
         return  # the same as on one; optional, unless the policy limits it
     many = Candidate(served.artifact, served.variant, threads=threads)
-    bench.hold(fresh(many), fresh(served), "one thread", bench.draw(served), {"all_threads_ratio": None})
+    bench.hold(fresh(many), fresh(served), "one thread", draw, {"all_threads_ratio": None}, COARSE)

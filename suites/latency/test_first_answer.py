@@ -26,7 +26,7 @@ LEAN_STARTS = 3
 REFERENCE_STARTS = 2
 # Where these do not settle it: enough that the range of all ratios misses their median in 1 of 128 cases at most.
 MOST_STARTS = 8
-ORTMODEL_STARTS = 2
+ORTMODEL_STARTS = 1
 
 
 class ReferenceStarts:
