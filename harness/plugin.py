@@ -361,10 +361,11 @@ def model(candidate: Artifact, variant: str) -> Candidate:
 
 @pytest.fixture(scope="session")
 def answers(model: Candidate, labelled_set: LabelledSet) -> list[TaggedQuery]:
-    """What one variant says about each labelled query."""
+    """What one variant says about each labelled query; as it is served, on every core at once."""
+    from harness.machine import usable_cpus
     from harness.tagging import tag
 
-    return tag(model, labelled_set.texts)
+    return tag(model, labelled_set.texts, workers=usable_cpus())
 
 
 @pytest.fixture(scope="session")

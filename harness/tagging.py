@@ -200,16 +200,27 @@ def pad(windows: Sequence[Window], pad_token_id: int) -> Batch:
     return batch
 
 
-def tag(model: TokenClassifier, texts: Sequence[str], batch_size: int = 32) -> list[TaggedQuery]:
+def tag(model: TokenClassifier, texts: Sequence[str], batch_size: int = 32, workers: int = 1) -> list[TaggedQuery]:
     """Tag queries, at most `batch_size` rows at a time.
 
     Rows of similar length share a batch, so that little of it is padding; the answers come in the
-    order of `texts`.
+    order of `texts`. So many `workers` run batches at the same time; the batches, and so the answers, are the same.
     """
-    return tag_encoded(model, model.encode(texts), batch_size)
+    return tag_encoded(model, model.encode(texts), batch_size, workers)
 
 
-def tag_encoded(model: TokenClassifier, queries: Sequence[EncodedQuery], batch_size: int = 32) -> list[TaggedQuery]:
+def _answers(model: TokenClassifier, batches: Iterable[Batch], workers: int) -> Iterable[NDArray[np.float32]]:
+    if workers == 1:
+        return map(model.logits, batches)
+    from concurrent.futures import ThreadPoolExecutor  # not at the start of a program that serves
+
+    with ThreadPoolExecutor(workers) as pool:
+        return list(pool.map(model.logits, batches))
+
+
+def tag_encoded(
+    model: TokenClassifier, queries: Sequence[EncodedQuery], batch_size: int = 32, workers: int = 1
+) -> list[TaggedQuery]:
     """Tag queries that are encoded already; see `tag`."""
     if batch_size < 1:
         message = f"batch_size must be 1 or more, not {batch_size}"
@@ -222,9 +233,9 @@ def tag_encoded(model: TokenClassifier, queries: Sequence[EncodedQuery], batch_s
         if window.heads
     ]
     rows.sort(key=lambda row: row[:2])
-    for begin in range(0, len(rows), batch_size):
-        chunk = rows[begin : begin + batch_size]
-        answer = model.logits(pad([window for _, _, window in chunk], model.pad_token_id))
+    chunks = [rows[begin : begin + batch_size] for begin in range(0, len(rows), batch_size)]
+    batches = (pad([window for _, _, window in chunk], model.pad_token_id) for chunk in chunks)
+    for chunk, answer in zip(chunks, _answers(model, batches, workers), strict=True):
         for row, (_, index, window) in enumerate(chunk):
             logits[index][window.words] = answer[row, window.heads]
     return [TaggedQuery(query.text, query.words, found) for query, found in zip(queries, logits, strict=True)]

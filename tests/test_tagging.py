@@ -297,3 +297,11 @@ def test_random_tags_agree_with_seqeval():
     for _ in range(300):
         tags = [draw.choice(BIO) for _ in range(draw.randint(1, 8))]
         assert [(run.kind, run.first, run.last) for run in entity_runs(tags)] == get_entities(tags)
+
+
+def test_workers_change_no_answer(reference, labelled):
+    """Batches that run at the same time are the same batches: every logit is equal to the last digit."""
+    texts = labelled.texts[:70]
+    one, many = tag(reference, texts, 8), tag(reference, texts, 8, workers=3)
+    assert [tagged.text for tagged in many] == list(texts)
+    assert all(np.array_equal(a.logits, b.logits) for a, b in zip(one, many, strict=True))

@@ -23,7 +23,7 @@ from suites.latency.estimate import MeasurementError
 from suites.latency.fresh_process import FirstAnswer, FreshProcessError, Way, first_answer
 
 LEAN_STARTS = 3
-REFERENCE_STARTS = 2
+REFERENCE_STARTS = 1
 # Where these do not settle it: enough that the range of all ratios misses their median in 1 of 128 cases at most.
 MOST_STARTS = 8
 ORTMODEL_STARTS = 1
