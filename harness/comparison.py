@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from harness.errors import UsageError, one_line
-from harness.evidence import Measure, MeasureKey, Unit
+from harness.evidence import MeasureKey, Unit
 from harness.history import Entry, Recorded, Samples
 from harness.shift import Shift, shift
 
@@ -356,8 +356,7 @@ def _crossed(found: Compared, subject: Recorded, baseline: Recorded, samples: Sa
     """
     limit = subject.limit
     ends = (*(samples.interval or ()), subject.value) if samples else (subject.value,)
-    measure = Measure(found.key, subject.value, subject.unit, interval=(min(ends), max(ends)))
-    if limit.holds(measure) is not False or not limit.allows(baseline.value):
+    if limit.holds(min(ends), max(ends)) is not False or not limit.allows(baseline.value):
         return found
     reason = f"breaks the limit {limit}, which the baseline kept"
     return Compared(

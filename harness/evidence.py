@@ -89,6 +89,11 @@ class Measure:
             message = f"measure {self.key} is {self._text()}: the interval does not hold the value"
             raise ValueError(message)
 
+    @property
+    def ends(self) -> tuple[float, float]:
+        """The interval that it lies in; what is exact lies at its value alone."""
+        return self.interval or (self.value, self.value)
+
     def _text(self) -> str:
         return f"{self.value}" if self.interval is None else f"{self.value} ({self.interval[0]} to {self.interval[1]})"
 

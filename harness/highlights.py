@@ -67,7 +67,7 @@ def gauge(finding: Finding) -> Gauge:
             return _gauge_of_kept(finding)
         case Standing.UNDECIDED | Standing.WARNED:
             return _gauge_of_open(finding)
-        case Standing.WAIVED if finding.limit and finding.limit.holds(finding.measure) is None:
+        case Standing.WAIVED if finding.limit and finding.limit.holds(*finding.measure.ends) is None:
             return _gauge_of_open(finding)
         case Standing.BROKEN | Standing.WAIVED:
             return _gauge_of_broken(finding)

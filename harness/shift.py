@@ -10,8 +10,12 @@ from dataclasses import dataclass
 from functools import lru_cache
 from math import comb, sqrt
 from statistics import NormalDist
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 CONFIDENCE = 0.99
 # Beyond so many pairs the normal approximation is exact to a rank or two, and counting every order takes seconds.
@@ -47,11 +51,7 @@ def shift(subject: Sequence[float], baseline: Sequence[float]) -> Shift:
     differences = np.sort(
         np.subtract.outer(np.asarray(subject, np.float64), np.asarray(baseline, np.float64)), axis=None
     )
-    rank = _rank(len(subject), len(baseline))
-    estimate = float(np.median(differences))
-    if rank == 0:
-        return Shift(estimate, None, None)
-    return Shift(estimate, float(differences[rank - 1]), float(differences[-rank]))
+    return _between_ranks(differences, _rank(len(subject), len(baseline)))
 
 
 @lru_cache(maxsize=32)
@@ -64,14 +64,7 @@ def _rank(one: int, other: int) -> int:
     if one * other > _MOST_COUNTED_PAIRS:
         spread = sqrt(one * other * (one + other + 1) / 12)
         return max(int(one * other / 2 + NormalDist().inv_cdf(allowed) * spread), 0)
-    total = comb(one + other, one)
-    below = rank = 0
-    for count in _orders(one, other):
-        below += count
-        if below > allowed * total:
-            return rank
-        rank += 1
-    return rank
+    return _largest_rank(_orders(one, other), allowed * comb(one + other, one))
 
 
 def _orders(one: int, other: int) -> list[int]:
@@ -102,11 +95,15 @@ def location(values: Sequence[float], confidence: float = CONFIDENCE) -> Shift:
     sample = np.asarray(values, np.float64)
     one, other = np.triu_indices(len(sample))
     averages = np.sort((sample[one] + sample[other]) / 2)
-    rank = _signed_rank(len(sample), confidence)
-    estimate = float(np.median(averages))
+    return _between_ranks(averages, _signed_rank(len(sample), confidence))
+
+
+def _between_ranks(ordered: NDArray[np.float64], rank: int) -> Shift:
+    """Take the median, and the interval from the k-th smallest to the k-th largest; there is none of rank 0."""
+    estimate = float(np.median(ordered))
     if rank == 0:
         return Shift(estimate, None, None)
-    return Shift(estimate, float(averages[rank - 1]), float(averages[-rank]))
+    return Shift(estimate, float(ordered[rank - 1]), float(ordered[-rank]))
 
 
 @lru_cache(maxsize=64)
@@ -123,11 +120,14 @@ def _signed_rank(count: int, confidence: float) -> int:
     for rank in range(1, count + 1):
         for place in range(len(counts) - 1, rank - 1, -1):
             counts[place] += counts[place - rank]
-    allowed = (1 - confidence) / 2 * 2**count
-    below = rank = 0
-    for number in counts:
-        below += number
+    return _largest_rank(counts, (1 - confidence) / 2 * 2**count)
+
+
+def _largest_rank(counts: Sequence[int], allowed: float) -> int:
+    """Tell how many of the counts, from the first on, add up to no more than is allowed."""
+    below = 0
+    for rank, count in enumerate(counts):
+        below += count
         if below > allowed:
             return rank
-        rank += 1
-    return rank
+    return len(counts)

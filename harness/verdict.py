@@ -57,13 +57,11 @@ class Limit:
         below = self.maximum is None or value <= self.maximum
         return above and below
 
-    def holds(self, measure: Measure) -> bool | None:
-        """Tell whether a measure keeps the limit; None if it cannot be told.
+    def holds(self, low: float, high: float) -> bool | None:
+        """Tell whether what lies between two values keeps the limit; None if it cannot be told.
 
-        One with an interval keeps it only if the whole interval does, and breaks it only if no value in the interval
-        keeps it.
+        It keeps it only if all of the interval does, and breaks it only if no value in the interval keeps it.
         """
-        low, high = measure.interval or (measure.value, measure.value)
         if self.allows(low) and self.allows(high):
             return True
         beyond = (self.maximum is not None and low > self.maximum) or (self.minimum is not None and high < self.minimum)
@@ -210,7 +208,7 @@ def compare(policy: Policy, measure: Measure) -> Finding:
 
 
 def _standing(limit: Limit, measure: Measure, *, waived: bool) -> Standing:
-    kept = limit.holds(measure)
+    kept = limit.holds(*measure.ends)
     if kept:
         return Standing.KEPT
     if waived:

@@ -62,7 +62,7 @@ def measured(value, interval, minimum=None, maximum=None, unit=Unit.MILLISECOND,
     limit = Limit(minimum, maximum)
     measure = Measure(MeasureKey("s", "int8", "m"), value, unit, {}, interval)
     standings = {True: Standing.KEPT, False: Standing.BROKEN, None: Standing.UNDECIDED}
-    return Finding(measure, limit, standing or standings[limit.holds(measure)])
+    return Finding(measure, limit, standing or standings[limit.holds(*measure.ends)])
 
 
 @pytest.mark.parametrize(

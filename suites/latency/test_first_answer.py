@@ -96,7 +96,9 @@ def test_first_answer_of_a_fresh_process(
 def is_settled(limit_of: Callable[[str], Limit], measures: Sequence[Measure]) -> bool:
     """Tell whether each measure plainly keeps its limit. What breaks it is worth some more starts."""
     return all(
-        limit.reported_only or limit.holds(measure) for measure in measures for limit in (limit_of(measure.key.name),)
+        limit.reported_only or limit.holds(*measure.ends)
+        for measure in measures
+        for limit in (limit_of(measure.key.name),)
     )
 
 
