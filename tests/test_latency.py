@@ -301,6 +301,15 @@ class TestRatio:
         assert singles == {0.8, 1.25}
         assert contest.ratio().value == pytest.approx(1.0, abs=0.01)
 
+    def test_orders_count_alike_though_one_call_is_held_up(self):
+        """A held-up call in one order does not hand the round to the other order."""
+        contest = steady().compare()
+        factors = [1.2 if pair % 2 == 0 else 0.9 for pair in range(contest.pairs)]
+        factors[1::8] = [50] * len(factors[1::8])
+        contest.baseline_ns = [MS] * contest.pairs
+        contest.subject_ns = [round(MS * factor) for factor in factors]
+        assert contest.ratio().value == pytest.approx(math.sqrt(1.2 * 0.9))
+
     def test_creation_order_cancels(self):
         """A session that is 4 % slower for having been made second leaves equals equal."""
 
