@@ -60,12 +60,15 @@ METHODS: dict[str, Callable[[Values, float, np.random.Generator], Interval]] = {
 def rounds(kind: str, count: int, random: np.random.Generator) -> Values:
     """Draw the log ratios of so many rounds around 0."""
     if kind == "heavy tails":
-        return SPREAD / 2 * random.standard_t(3, count)
-    values = SPREAD * random.standard_normal(count)
+        tailed: Values = SPREAD / 2 * random.standard_t(3, count)
+        return tailed
+    values: Values = SPREAD * random.standard_normal(count)
     if kind == "spoilt":
-        return values + (random.random(count) < 1 / 7) * random.choice([-1, 1], count) * random.uniform(0.1, 0.3, count)
+        values = values + (random.random(count) < 1 / 7) * random.choice([-1, 1], count) * random.uniform(
+            0.1, 0.3, count
+        )
     if kind == "slowed":
-        return values + (random.random(count) < 0.1) * random.uniform(0.05, 0.3, count)
+        values = values + (random.random(count) < 0.1) * random.uniform(0.05, 0.3, count)
     return values
 
 

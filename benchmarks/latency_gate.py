@@ -20,6 +20,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -35,7 +36,7 @@ from harness.labelled_data import read_labelled_set
 from harness.machine import usable_cpus
 from harness.timing import SystemClock
 from harness.verdict import Limit, Policy, Standing, compare
-from suites.latency.contest import Answer, Contest, Opener, run
+from suites.latency.contest import Answer, Contest, Opener, UntimedPacer, run
 from suites.latency.draw import Draw, draw_by_length
 from suites.latency.estimate import LOOKS, Ratio, ratio_of
 from suites.latency.test_calls import answering
@@ -53,32 +54,6 @@ while True:
     np.sort((one * 1.5 + one.T).ravel())
 """
 HIDDEN = 384
-
-
-class PlainPacer:
-    """pytest-benchmark's calls without its statistics."""
-
-    def __init__(self) -> None:
-        """Store nothing yet."""
-        self.extra_info: dict[str, Any] = {}
-
-    def pedantic(
-        self,
-        target: Callable[[], object],
-        *,
-        setup: Callable[[], None] | None = None,
-        teardown: Callable[[], None] | None = None,
-        rounds: int,
-        iterations: int,  # noqa: ARG002  # pytest-benchmark's signature
-    ) -> object:
-        """Call everything `rounds` times."""
-        for _ in range(rounds):
-            if setup:
-                setup()
-            target()
-            if teardown:
-                teardown()
-        return None
 
 
 @dataclass(frozen=True)
@@ -127,7 +102,7 @@ def one_run(
         return all(outcomes[name].standing is not Standing.UNDECIDED for name in settle)
 
     begin = clock.now_ns()
-    run(contest, PlainPacer(), settled, clock, baseline_name="last release", budget_s=budget_s)
+    run(contest, UntimedPacer(), settled, clock, baseline_name="last release", budget_s=budget_s)
     settled()
     ratio, machine = contest.ratio(), contest.disturbance()
     return {
@@ -231,14 +206,14 @@ def calibrated(
     return found
 
 
-def repeat(kind: str, runs: int, output: Path, measure: Callable[[int], dict[str, Any]]) -> list[dict[str, Any]]:
+def repeat(kind: str, runs: int, output: Path, measure: Callable[[], dict[str, Any]]) -> list[dict[str, Any]]:
     """Run so many times, half of them beside a busy neighbour, in groups of five."""
     done = [json.loads(line) for line in output.read_text().splitlines()] if output.is_file() else []
     found = [entry for entry in done if entry["kind"] == kind]
     for number in range(len(found), runs):
         busy = number // 5 % 2 == 1
         with neighbour(busy=busy):
-            entry = {"kind": kind, "busy": busy, **measure(number)}
+            entry = {"kind": kind, "busy": busy, **measure()}
         with output.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(entry) + "\n")
         found.append(entry)
@@ -285,10 +260,10 @@ def main() -> None:
     )
     plain = opener_of(model)
     if options.what == "same":
-        repeat("same", options.runs, options.output, lambda _number: one_run(plain, plain, draw, options.budget))
+        repeat("same", options.runs, options.output, partial(one_run, plain, plain, draw, options.budget))
     elif options.what == "threads":
         many = opener_of(Candidate(artifact, variant, threads=usable_cpus()))
-        repeat("threads", options.runs, options.output, lambda _number: one_run(many, many, draw, options.budget))
+        repeat("threads", options.runs, options.output, partial(one_run, many, many, draw, options.budget))
     else:
         with tempfile.TemporaryDirectory() as place:
             graphs = calibrated(artifact, variant, model, draw, Path(place))
@@ -297,8 +272,8 @@ def main() -> None:
                 heavy = opener_of(graphs[factor])
                 for name, side in (("delay", slow), ("heavier graph", heavy)):
                     # settled by the strict limit alone: a slowdown of exactly the other one never is
-                    repeat(f"{name} {factor}", options.runs // 2, options.output,
-                           lambda _number, side=side: one_run(side, plain, draw, options.budget, STRICT))  # fmt: skip
+                    run = partial(one_run, side, plain, draw, options.budget, STRICT)
+                    repeat(f"{name} {factor}", options.runs // 2, options.output, run)
 
 
 if __name__ == "__main__":

@@ -38,7 +38,9 @@ from harness.judging_data import default_data
 from harness.labelled_data import read_labelled_set
 from harness.machine import CGROUPS, PROC, cpu_allowance, cpu_frequency
 from harness.timing import SystemClock
-from suites.latency.pairing import Texts, draw, garbage_kept, quantile
+from suites.latency.contest import garbage_kept
+from suites.latency.draw import BatchDraw, Texts
+from suites.latency.estimate import quantile
 
 MARK = "threads "
 PERIOD_US = 100_000
@@ -234,7 +236,8 @@ def measured(options: argparse.Namespace) -> dict[str, object]:
     asked = {"as counted": allowance.usable, "onnxruntime's own": 0, "one per host CPU": allowance.host}
     ways = [Way(name, options.candidate, threads) for name, threads in asked.items()]
     texts = read_labelled_set(default_data(), labels=ways[0].model.labels).texts
-    take_turns(ways, draw(texts, options.total, options.batch), calls)
+    draw = BatchDraw(texts, options.batch)
+    take_turns(ways, [draw(number) for number in range(options.total)], calls)
     return {
         **asdict(allowance),
         "calls": calls,

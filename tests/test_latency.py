@@ -20,7 +20,7 @@ from harness.verdict import Limit
 from suites.latency import SUITE
 from suites.latency import first_answer as program
 from suites.latency import test_calls as calls_of_suite
-from suites.latency.contest import Contest, Plan, garbage_kept, run, time_alone
+from suites.latency.contest import Contest, Plan, UntimedPacer, garbage_kept, run, time_alone
 from suites.latency.draw import BatchDraw, Length, draw_by_length
 from suites.latency.estimate import (
     CONFIDENCE,
@@ -76,22 +76,6 @@ class FakeClock:
         self.ns += round(seconds * 1e9)
 
 
-class FakePacer:
-    """pytest-benchmark's `pedantic`, without its timer."""
-
-    def __init__(self):
-        self.extra_info = {}
-
-    def pedantic(self, target, *, setup=None, teardown=None, rounds, iterations):
-        assert iterations == 1
-        for _ in range(rounds):
-            if setup:
-                setup()
-            target()
-            if teardown:
-                teardown()
-
-
 class TickingClock(FakeClock):
     """A clock that moves on by a millisecond whenever it is read."""
 
@@ -100,7 +84,7 @@ class TickingClock(FakeClock):
         return self.ns
 
 
-class DisabledPacer(FakePacer):
+class DisabledPacer(UntimedPacer):
     """What `--benchmark-disable` makes of it: one round, no tear-down."""
 
     def pedantic(self, target, *, setup=None, teardown=None, rounds, iterations):
@@ -149,7 +133,7 @@ class Machine:
 
     def compare(self, settled=lambda contest: True, plan=None, pacer=None, **options):
         contest = self.contest(plan)
-        pacer = pacer or FakePacer()
+        pacer = pacer or UntimedPacer()
         run(contest, pacer, lambda: settled(contest), self.clock, baseline_name="PyTorch", **options)
         return contest
 
@@ -221,7 +205,7 @@ class TestOrder:
 
     def test_everything_measured_is_stored(self):
         """The benchmark's file holds every raw duration of both sides and of the control."""
-        pacer = FakePacer()
+        pacer = UntimedPacer()
         contest = steady().compare(pacer=pacer)
         assert pacer.extra_info == {
             "subject_ns": contest.subject_ns,
@@ -460,7 +444,7 @@ class TestHold:
         def run_with(limits, duration_ns=lambda name, session, now: MS * {"S": 2, "B": 4}[name], **options):
             machine, recorded = Machine(duration_ns), {}
             bench = Bench(
-                FakePacer(),
+                UntimedPacer(),
                 machine.clock,
                 None,
                 lambda name, value, **more: recorded.update({name: (value, more)}),
@@ -590,7 +574,7 @@ class TestAlone:
         def answer(texts):
             clock.ns += next(spent)
 
-        durations = time_alone(FakePacer(), answer, lambda block: ["q"], clock, calls=20)
+        durations = time_alone(UntimedPacer(), answer, lambda block: ["q"], clock, calls=20)
         assert durations == [number * MS for number in range(1, 21)]
 
     @pytest.mark.parametrize(("ms", "calls"), [(0.5, 2000), (2, 1000), (4, 500), (50, 400)])
@@ -621,7 +605,7 @@ class TestAlone:
         monkeypatch.setattr("suites.latency.test_calls.answering", lambda model: answer)
         limit = Limit(maximum=9) if limited else Limit()
         bench = Bench(
-            FakePacer(),
+            UntimedPacer(),
             clock,
             None,
             lambda name, value, **more: recorded.update({name: (value, more)}),

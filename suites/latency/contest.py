@@ -55,6 +55,32 @@ class Pacer(Protocol):
         ...
 
 
+class UntimedPacer:
+    """Calls as pytest-benchmark does and times nothing: for measuring outside of a pytest session."""
+
+    def __init__(self) -> None:
+        """Store nothing yet."""
+        self.extra_info: dict[str, Any] = {}
+
+    def pedantic(
+        self,
+        target: Callable[[], object],
+        *,
+        setup: Callable[[], None] | None = None,
+        teardown: Callable[[], None] | None = None,
+        rounds: int,
+        iterations: int,
+    ) -> object:
+        """Call everything `rounds` times."""
+        for _ in range(rounds * iterations):
+            if setup:
+                setup()
+            target()
+            if teardown:
+                teardown()
+        return None
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     """How a comparison is cut: pairs into blocks, blocks by the sessions that they share, these into rounds.
