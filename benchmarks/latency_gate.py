@@ -34,13 +34,13 @@ from harness.evidence import Measure, MeasureKey, Unit
 from harness.judging_data import default_data
 from harness.labelled_data import read_labelled_set
 from harness.machine import usable_cpus
+from harness.paired.contest import Answer, Contest, Opener, UntimedPacer, run
+from harness.paired.draw import Draw, draw_by_length
+from harness.paired.estimate import LOOKS, Ratio, ratio_of
+from harness.paired.workload import Workload
 from harness.timing import SystemClock
 from harness.verdict import Limit, Policy, Standing, compare
-from suites.latency.contest import Answer, Contest, Opener, UntimedPacer, run
-from suites.latency.draw import Draw, draw_by_length
-from suites.latency.estimate import LOOKS, Ratio, ratio_of
 from suites.latency.test_calls import answering
-from suites.latency.workload import Workload
 
 SLOWDOWNS = (1.05, 1.10, 1.15, 1.25)
 # The default, and one for those who want to know of 5 %.

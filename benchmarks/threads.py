@@ -37,10 +37,10 @@ from harness.inference import NERInference
 from harness.judging_data import default_data
 from harness.labelled_data import read_labelled_set
 from harness.machine import CGROUPS, PROC, cpu_allowance, cpu_frequency
+from harness.paired.contest import garbage_kept
+from harness.paired.draw import BatchDraw, Texts
+from harness.paired.estimate import quantile
 from harness.timing import SystemClock
-from suites.latency.contest import garbage_kept
-from suites.latency.draw import BatchDraw, Texts
-from suites.latency.estimate import quantile
 
 MARK = "threads "
 PERIOD_US = 100_000

@@ -15,14 +15,9 @@ import pytest
 
 from harness.errors import HarnessError
 from harness.evidence import Unit
-from harness.shift import location
-from harness.verdict import Limit
-from suites.latency import SUITE
-from suites.latency import first_answer as program
-from suites.latency import test_calls as calls_of_suite
-from suites.latency.contest import Contest, Plan, UntimedPacer, garbage_kept, run, time_alone
-from suites.latency.draw import BatchDraw, Length, draw_by_length
-from suites.latency.estimate import (
+from harness.paired.contest import Contest, Plan, UntimedPacer, garbage_kept, run, time_alone
+from harness.paired.draw import BatchDraw, Length, draw_by_length
+from harness.paired.estimate import (
     CONFIDENCE,
     ERROR,
     LOOKS,
@@ -36,6 +31,13 @@ from suites.latency.estimate import (
     ratio_of,
     supports,
 )
+from harness.paired.regimes import HOT_CALLS, IDLE_CALLS, PAUSE_S, hot_log_ratio, idle_log_ratio
+from harness.paired.workload import Workload
+from harness.shift import location
+from harness.verdict import Limit
+from suites.latency import SUITE
+from suites.latency import first_answer as program
+from suites.latency import test_calls as calls_of_suite
 from suites.latency.fresh_process import (
     FirstAnswer,
     FreshProcessError,
@@ -44,7 +46,6 @@ from suites.latency.fresh_process import (
     parse_report,
     report_line,
 )
-from suites.latency.regimes import HOT_CALLS, IDLE_CALLS, PAUSE_S, hot_log_ratio, idle_log_ratio
 from suites.latency.test_calls import (
     CALLS_FOR_P99,
     FEWEST_CALLS,
@@ -54,7 +55,6 @@ from suites.latency.test_calls import (
 )
 from suites.latency.test_first_answer import MOST_STARTS, first_answers
 from suites.latency.test_first_answer import is_settled as starts_are_settled
-from suites.latency.workload import Workload
 
 MS = 1_000_000
 ROUND = Plan().pairs_per_round

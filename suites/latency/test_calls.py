@@ -17,15 +17,15 @@ import pytest
 from harness.artifact import Artifact, Variant
 from harness.evidence import Unit
 from harness.machine import cpu_frequency, usable_cpus
+from harness.paired.contest import Answer, Contest, Opener, Pacer, Plan, run, time_alone
+from harness.paired.draw import BatchDraw, Draw, Length, Texts, draw_by_length
+from harness.paired.estimate import CONFIDENCE, LOOKS, Quantile, Ratio, quantile, ratio_of, supports
+from harness.paired.regimes import hot_log_ratio, idle_log_ratio
+from harness.paired.workload import Workload
 from harness.plugin import RecordMeasure
 from harness.tagging import LabelledSet, TokenClassifier, tag
 from harness.timing import Clock
 from harness.verdict import Limit
-from suites.latency.contest import Answer, Contest, Opener, Pacer, Plan, run, time_alone
-from suites.latency.draw import BatchDraw, Draw, Length, Texts, draw_by_length
-from suites.latency.estimate import CONFIDENCE, LOOKS, Quantile, Ratio, quantile, ratio_of, supports
-from suites.latency.regimes import hot_log_ratio, idle_log_ratio
-from suites.latency.workload import Workload
 
 if TYPE_CHECKING:
     from harness.candidate import Candidate

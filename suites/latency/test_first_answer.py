@@ -14,12 +14,12 @@ import pytest
 from harness.artifact import Artifact
 from harness.errors import one_line
 from harness.evidence import Measure, MeasureKey, Unit
+from harness.paired.contest import Pacer
+from harness.paired.estimate import MeasurementError
 from harness.plugin import RecordMeasure
 from harness.tagging import LabelledSet
 from harness.timing import Clock
 from harness.verdict import Limit
-from suites.latency.contest import Pacer
-from suites.latency.estimate import MeasurementError
 from suites.latency.fresh_process import FirstAnswer, FreshProcessError, Way, first_answer
 
 LEAN_STARTS = 3

@@ -8,7 +8,7 @@ from enum import Enum
 
 import numpy as np
 
-from suites.latency.estimate import MeasurementError
+from harness.paired.estimate import MeasurementError
 
 Texts = Sequence[str]
 SEED = 20261101

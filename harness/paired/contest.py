@@ -13,9 +13,8 @@ from dataclasses import dataclass
 from statistics import mean
 from typing import Any, Protocol
 
-from harness.timing import Clock
-from suites.latency.draw import Texts
-from suites.latency.estimate import (
+from harness.paired.draw import Texts
+from harness.paired.estimate import (
     LOOKS,
     Disturbance,
     MeasurementError,
@@ -25,6 +24,7 @@ from suites.latency.estimate import (
     pair_log_ratio,
     ratio_of,
 )
+from harness.timing import Clock
 
 Answer = Callable[[Texts], object]
 # A fresh way to answer: a session of its own. What cannot be opened again, such as PyTorch's model, gives itself.

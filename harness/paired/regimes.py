@@ -6,9 +6,9 @@ import math
 from collections.abc import Callable
 from statistics import median
 
+from harness.paired.contest import Answer
+from harness.paired.draw import Texts
 from harness.timing import Clock
-from suites.latency.contest import Answer
-from suites.latency.draw import Texts
 
 # The first call of a block brings the weights into the cache; the others find them there.
 HOT_CALLS = 4
