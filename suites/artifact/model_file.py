@@ -8,6 +8,7 @@ from pathlib import Path
 import onnx
 
 from harness.errors import ArtifactError, one_line
+from harness.onnx_values import constants, producers
 
 _WEIGHT_OPERATORS = {
     "Gemm",
@@ -76,20 +77,6 @@ def _initializers(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
     yield from graph.initializer
     for sparse in graph.sparse_initializer:
         yield from (sparse.values, sparse.indices)
-
-
-def constants(model: onnx.ModelProto) -> dict[str, onnx.TensorProto]:
-    """Name what the graph computes with and does not compute: initializers and the values of Constant nodes."""
-    found = {tensor.name: tensor for tensor in model.graph.initializer}
-    for node in model.graph.node:
-        if node.op_type == "Constant" and node.attribute and node.attribute[0].HasField("t"):
-            found[node.output[0]] = node.attribute[0].t
-    return found
-
-
-def producers(model: onnx.ModelProto) -> dict[str, onnx.NodeProto]:
-    """Name the node that makes each value; Constant nodes make none."""
-    return {name: node for node in model.graph.node if node.op_type != "Constant" for name in node.output}
 
 
 def external_data_problems(model: onnx.ModelProto, folder: Path) -> list[str]:

@@ -13,8 +13,9 @@ import onnx
 from onnx import numpy_helper
 
 from harness.errors import one_line
+from harness.onnx_values import constants
 
-from .model_file import constants, every_node
+from .model_file import every_node
 
 # Which inputs of an operator are scales (onnx's Operators.md, onnxruntime's ContribOperators.md).
 _SCALES = {

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import onnx
 import pytest
 
@@ -9,8 +12,11 @@ from harness.artifact import Artifact, Variant
 from harness.candidate import Candidate
 from harness.errors import ArtifactError, one_line
 from harness.evidence import Unit
+from harness.instruction_sets import entry_of_target
 from harness.plugin import RecordMeasure
 from harness.reference import Reference
+from harness.saturation import certify
+from harness.serving import Runtime
 from harness.tagging import tag
 
 from .model_file import (
@@ -21,12 +27,9 @@ from .model_file import (
     read_graph,
     stored_bytes,
 )
-from .saturation import saturating_products
 from .scales import unusable_scales
 
 _MEBIBYTE = 1 << 20
-# CPUs whose instructions add products in 32 bits; see harness.quantize, which makes models for them.
-_TARGETS_THAT_DO_NOT_SATURATE = frozenset({"avx512_vnni", "arm64"})
 # Without these two a model cannot tell queries apart, or not from their padding.
 _INDISPENSABLE = frozenset({"input_ids", "attention_mask"})
 
@@ -40,11 +43,11 @@ def graph(candidate: Artifact, variant: str) -> onnx.ModelProto:
         pytest.fail(str(err), pytrace=False)  # in one line; load_failures counts it
 
 
-def test_loads_and_runs(candidate: Artifact, variant: str, record_measure: RecordMeasure) -> None:
+def test_loads_and_runs(candidate: Artifact, variant: str, runtime: Runtime, record_measure: RecordMeasure) -> None:
     """The variant loads in the runtime with the settings it is served with, and answers."""
     failures = []
     try:
-        tag(Candidate(candidate, Variant(variant)), ["one two three"])
+        tag(Candidate(candidate, Variant(variant), runtime=runtime), ["one two three"])
     except ArtifactError as err:
         failures.append(str(err))
     record_measure("load_failures", len(failures), unit=Unit.COUNT, details={"failures": failures})
@@ -101,12 +104,17 @@ def test_precision(graph: onnx.ModelProto, record_measure: RecordMeasure) -> Non
     record_measure("quantized_weight_share", quantized_weight_share(graph), unit=Unit.SHARE)
 
 
-def test_saturation(candidate: Artifact, graph: onnx.ModelProto, record_measure: RecordMeasure) -> None:
-    """No product clamps in 16 bits on the CPUs that the model is for; where nothing says which, on any."""
-    target = _promised_target(candidate)
-    found = saturating_products(graph, candidate.model_folder)
-    counted = [] if target in _TARGETS_THAT_DO_NOT_SATURATE else found
-    details = {"problems": [_remedy(target), *counted[:10]] if counted else [], "target": target, "found": len(found)}
+def test_saturation(candidate: Artifact, variant: str, graph: onnx.ModelProto, record_measure: RecordMeasure) -> None:
+    """No product clamps in 16 bits on the CPUs that the manifest promises; where nothing says which, on any."""
+    certificate = certify(graph, candidate.model_folder)
+    promised = _promised_cpus(candidate, variant)
+    counted = certificate.broken_promises(promised)
+    details = {
+        "problems": [_remedy(promised), *counted[:10]] if counted else [],
+        "promised": dict(promised),
+        "found": len(certificate.problems),
+        "certificate": certificate.entry(),
+    }
     record_measure("saturating_products", len(counted), unit=Unit.COUNT, details=details)
 
 
@@ -116,16 +124,24 @@ def test_scales(candidate: Artifact, graph: onnx.ModelProto, record_measure: Rec
     record_measure("unusable_scales", len(found), unit=Unit.COUNT, details={"problems": found[:10]})
 
 
-def _promised_target(candidate: Artifact) -> str | None:
-    quantization = (candidate.manifest or {}).get("quantization")
-    target = quantization.get("target") if isinstance(quantization, dict) else None
-    return target if isinstance(target, str) else None
+def _promised_cpus(candidate: Artifact, variant: str) -> Mapping[str, Any]:
+    """Find what the manifest says about CPUs: the variant's entry, else what its `--target` stood for."""
+    entries = (candidate.manifest or {}).get("variants")
+    entry = entries.get(variant) if isinstance(entries, dict) else None
+    cpu = entry.get("cpu") if isinstance(entry, dict) else None
+    if isinstance(cpu, dict) and cpu:
+        return cpu
+    recipe = candidate.recipe(Variant(variant))
+    return entry_of_target(recipe.get("target")) if recipe is not None else {}
 
 
-def _remedy(target: str | None) -> str:
-    where = (
-        f"for {target} they clamp" if target else "nothing says which CPUs the model is for; without VNNI they clamp"
-    )
+def _remedy(promised: Mapping[str, Any]) -> str:
+    if not promised:
+        where = "nothing says which CPUs the model is for; without VNNI these clamp"
+    elif promised.get("safe_on_every") is False:
+        where = "the manifest names CPUs on which these clamp"
+    else:
+        where = "the manifest says that every CPU will do, and these clamp without VNNI"
     return f"{where}: quantize with reduce_range, or release with --target, or waive it if every CPU has VNNI"
 
 
