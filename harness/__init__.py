@@ -6,6 +6,7 @@ no PyTorch.
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -15,6 +16,11 @@ if TYPE_CHECKING:
     from harness.training import train
 
 __version__ = "0.1.0"
+
+# onnxruntime 1.29 and later report usage to their maker from a thread that starts when they are imported, and that a
+# forked child waits for when it ends, forever (docs/serving.md). Set before anything here imports them.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
 __all__ = ["BusNERInference", "NERInference", "export_to_onnx", "release", "train", "verify_onnx_model"]
 
 _HOMES = {

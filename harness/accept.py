@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from harness.artifact import MANIFEST, MANIFEST_SCHEMA, MANIFEST_VERSION
+from harness.artifact import MANIFEST, MANIFEST_SCHEMA, MANIFEST_VERSION, OLDEST_MANIFEST_VERSION
 from harness.documents import Json, read_document, write_json
 from harness.errors import AcceptanceError, one_line
 from harness.manifest import content_digest
@@ -95,8 +95,9 @@ def _refuse_other_files(incoming: Path, judged_digest: str, staging: Path) -> No
 
 
 def _mark_accepted(folder: Path, entries: Json) -> None:
-    manifest = read_document(folder / MANIFEST, MANIFEST_SCHEMA, MANIFEST_VERSION)
-    write_json(folder / MANIFEST, {**manifest, **entries})
+    path = folder / MANIFEST
+    manifest = read_document(path, MANIFEST_SCHEMA, MANIFEST_VERSION, oldest=OLDEST_MANIFEST_VERSION)
+    write_json(path, {**manifest, **entries})
 
 
 def _sync(folder: Path) -> None:

@@ -5,7 +5,6 @@ Opens no model. The names in a release folder are fixed here and nowhere else.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -14,10 +13,13 @@ from typing import Any
 
 from harness.documents import read_document, read_json_object
 from harness.errors import ArtifactError, DocumentError, one_line
+from harness.serving import ServingSettings, VariantEntry
 
 MANIFEST_SCHEMA = "harness-release-manifest"
-# 1 (2026-11): first.
-MANIFEST_VERSION = 1
+# 1 (2026-11): first; one entry `serving` for all variants, one `quantization` for INT8.
+# 2 (2026-11): `variants`, each with what it is served with, on which CPUs, and how it was quantized.
+MANIFEST_VERSION = 2
+OLDEST_MANIFEST_VERSION = 1
 
 MANIFEST = "manifest.json"
 CONFIG = "config.json"
@@ -46,6 +48,8 @@ _FILE_NAMES = {Variant.FP32: "model.onnx", Variant.INT8: "model_quantized.onnx"}
 
 def file_digest(path: Path) -> str:
     """Digest one file: `sha256:` and 64 hexadecimal digits."""
+    import hashlib  # loads OpenSSL, which a program that serves can do without
+
     digest = hashlib.sha256()
     with path.open("rb") as stream:
         while block := stream.read(1 << 20):
@@ -62,6 +66,8 @@ def folder_digests(folder: Path, *, leave_out: frozenset[str] = frozenset()) -> 
 
 def digest_of_digests(digests: Mapping[str, str]) -> str:
     """Digest a set of files by their names and digests."""
+    import hashlib
+
     lines = "".join(f"{digest} {name}\n" for name, digest in sorted(digests.items()))
     return f"sha256:{hashlib.sha256(lines.encode()).hexdigest()}"
 
@@ -87,6 +93,37 @@ class Artifact:
         if self.manifest is not None:
             return Variant(self.manifest["default_variant"])
         return self.variants[0]
+
+    def entry(self, variant: Variant) -> VariantEntry:
+        """Read what the manifest says about a variant; the defaults where there is no manifest.
+
+        Raises:
+            ArtifactError: it says nothing about it, or something that this harness cannot follow.
+        """
+        if self.manifest is None:
+            return VariantEntry()
+        where = f"{self.folder / MANIFEST}"
+        if self.manifest["version"] == 1:
+            return VariantEntry.of_version_1(self.manifest.get("serving"), self.recipe(variant), where)
+        return VariantEntry.from_json(self._written(variant), f"{where}: variants.{variant.value}")
+
+    def serving(self, variant: Variant) -> ServingSettings:
+        """Read what a variant is served with; see `entry`."""
+        return self.entry(variant).serving
+
+    def recipe(self, variant: Variant) -> Mapping[str, Any] | None:
+        """Read how a variant was quantized, whatever else its entry says; None where nothing says so."""
+        manifest = self.manifest or {}
+        if manifest.get("version") == 1:
+            found = manifest.get("quantization") if variant is Variant.INT8 else None
+        else:
+            written = self._written(variant)
+            found = written.get("recipe") if isinstance(written, dict) else None
+        return found if isinstance(found, dict) else None
+
+    def _written(self, variant: Variant) -> object:
+        entries = (self.manifest or {}).get("variants")
+        return entries.get(variant.value) if isinstance(entries, dict) else None
 
 
 def open_artifact(folder: Path) -> Artifact:
@@ -171,7 +208,7 @@ def _check_config(config: Mapping[str, Any], path: Path) -> None:
 def _read_manifest(path: Path) -> Mapping[str, Any] | None:
     if not path.is_file():
         return None
-    manifest = read_document(path, MANIFEST_SCHEMA, MANIFEST_VERSION)
+    manifest = read_document(path, MANIFEST_SCHEMA, MANIFEST_VERSION, oldest=OLDEST_MANIFEST_VERSION)
     names = [variant.value for variant in _variants_in(path.parent)]
     if manifest.get("default_variant") not in names:
         message = f"{path}: default_variant names no model file in this folder. Release again."

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +66,8 @@ def read_json_object(path: Path) -> Json:
 
 def write_text(path: Path, text: str) -> None:
     """Write a whole text file or nothing: to a temporary neighbour first, then renamed over `path`."""
+    import tempfile  # a program that serves writes nothing
+
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:

@@ -12,7 +12,7 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from harness.tagging import EncodedQuery, Window, Word
+from harness.tagging import EncodedQuery, Window, Word, entity_runs
 
 if TYPE_CHECKING:
     from tokenizers import Encoding
@@ -57,6 +57,8 @@ def overlap(maximum: int) -> int:
 
 def encoded_query(text: str, parts: Sequence[Encoding]) -> EncodedQuery:
     """Turn the tokenizer's answer, one `Encoding` a window, into words and windows."""
+    if len(parts) == 1 and (alone := _in_one_window(text, parts[0])) is not None:
+        return alone
     words = _words(text, parts)
     index_of = {word_id: index for index, word_id in enumerate(words)}
     owner = _owners(parts) if len(parts) > 1 else None
@@ -73,6 +75,61 @@ def encoded_query(text: str, parts: Sequence[Encoding]) -> EncodedQuery:
             previous = word_id
         windows.append(Window(part.ids, part.type_ids, heads, indices))
     return EncodedQuery(text, list(words.values()), windows)
+
+
+def plain_runs(encoding: Encoding, labels: Sequence[str], best: Sequence[int]) -> list[tuple[str, int, int]]:
+    """Decode one window of a text in which no word needs trimming: kind, start and end of each entity.
+
+    Args:
+        encoding: the only window.
+        labels: the label names.
+        best: the index of each token's label.
+    """
+    tags: list[str] = []
+    words: list[int] = []
+    previous = None
+    for word_id, index in zip(encoding.word_ids, best, strict=True):
+        if word_id is not None and word_id != previous:
+            tags.append(labels[index])
+            words.append(word_id)
+        previous = word_id
+    bounds = encoding.word_to_chars
+    return [(kind, bounds(words[first])[0], bounds(words[last])[1]) for kind, first, last in entity_runs(tags)]
+
+
+def _in_one_window(text: str, part: Encoding) -> EncodedQuery | None:
+    """Do the same for the usual query, in one pass over its tokens; None if a word's tokens do not stand side by side."""
+    heads: list[int] = []
+    starts: list[int] = []
+    ends: list[int] = []
+    previous, last = None, -1
+    for position, (word_id, (start, end)) in enumerate(zip(part.word_ids, part.offsets, strict=True)):
+        if word_id is not None:
+            if word_id != previous:
+                if word_id <= last:
+                    return None
+                last = word_id
+                heads.append(position)
+                starts.append(start)
+                ends.append(end)
+            else:
+                starts[-1] = min(starts[-1], start)
+                ends[-1] = max(ends[-1], end)
+        previous = word_id
+    words = list(map(Word, starts, ends))
+    if not _stand_alone(text, words):
+        followers = [*starts, len(text)][1:]
+        words = [_trimmed(text, *bounds) for bounds in zip(starts, ends, followers, strict=True)]
+        heads = [head for head, word in zip(heads, words, strict=True) if word.start < word.end]
+        words = [word for word in words if word.start < word.end]
+    return EncodedQuery(text, words, [Window(part.ids, part.type_ids, heads, list(range(len(words))))])
+
+
+def _stand_alone(text: str, words: Sequence[Word]) -> bool:
+    """Tell that `_trimmed` would leave all words as they are; ASCII has no combining marks."""
+    if not text.isascii():
+        return False
+    return not any(start >= end or text[start].isspace() or text[end - 1].isspace() for start, end in words)
 
 
 def _words(text: str, parts: Sequence[Encoding]) -> dict[int, Word]:

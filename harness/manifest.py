@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from harness.artifact import (
     MANIFEST,
@@ -15,15 +16,31 @@ from harness.artifact import (
     digest_of_digests,
     folder_digests,
 )
-from harness.documents import Json, write_json
-from harness.errors import ArtifactError
+from harness.documents import Json, read_json_object, write_json
+from harness.errors import ArtifactError, DocumentError
+from harness.serving import VariantEntry
 
 UNJUDGED = "UNJUDGED"
+# Entries of a manifest that change what is served, and how; judged as the files are.
+_SERVED = ("default_variant", "variants")
 
 
 def content_digest(folder: Path) -> str:
-    """Digest everything in an export folder but its manifest, which is rewritten when it is accepted."""
-    return digest_of_digests(folder_digests(folder, leave_out=frozenset({MANIFEST})))
+    """Digest everything in an export folder, and of its manifest, which is rewritten when it is accepted, what is served."""
+    digests = folder_digests(folder, leave_out=frozenset({MANIFEST}))
+    return digest_of_digests({**digests, **_served_digest(folder / MANIFEST)})
+
+
+def _served_digest(path: Path) -> dict[str, str]:
+    """Digest the settings in a manifest. One of version 1 keeps the digest that runs of then know the folder by."""
+    try:
+        manifest = read_json_object(path) if path.is_file() else {}
+    except DocumentError:  # then nothing is served from the folder; whoever opens it says so
+        return {}
+    if manifest.get("version") == 1 or not manifest:
+        return {}
+    served = json.dumps({name: manifest.get(name) for name in _SERVED}, sort_keys=True)
+    return {f"{MANIFEST}: {', '.join(_SERVED)}": f"sha256:{hashlib.sha256(served.encode()).hexdigest()}"}
 
 
 def write_manifest(
@@ -32,8 +49,7 @@ def write_manifest(
     default_variant: Variant,
     reference_digest: str,
     versions: Mapping[str, str],
-    quantization: Mapping[str, Any] | None,
-    serving: Mapping[str, Any],
+    variants: Mapping[Variant, VariantEntry],
 ) -> None:
     """Write the manifest of a fresh, unjudged export over the files that are in the folder now."""
     manifest: Json = {
@@ -42,8 +58,7 @@ def write_manifest(
         "decision": UNJUDGED,
         "verdict_digest": None,
         "default_variant": default_variant.value,
-        "serving": dict(serving),
-        "quantization": None if quantization is None else dict(quantization),
+        "variants": {variant.value: entry.to_json() for variant, entry in variants.items()},
         "reference_digest": reference_digest,
         "versions": dict(versions),
         "files": folder_digests(folder, leave_out=frozenset({MANIFEST})),

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.artifact import MANIFEST, MANIFEST_SCHEMA, MANIFEST_VERSION
+from harness.artifact import MANIFEST, MANIFEST_SCHEMA, MANIFEST_VERSION, OLDEST_MANIFEST_VERSION
 from harness.documents import read_document
 from harness.errors import HistoryError, one_line
 from harness.history import HISTORY_FILE, Entry
@@ -132,7 +132,8 @@ def _by_release(entries: Sequence[Entry], word: str, _folder: Path) -> Entry | N
     path = Path(word) / MANIFEST
     if not path.is_file():
         return None
-    digest = read_document(path, MANIFEST_SCHEMA, MANIFEST_VERSION).get("verdict_digest")
+    manifest = read_document(path, MANIFEST_SCHEMA, MANIFEST_VERSION, oldest=OLDEST_MANIFEST_VERSION)
+    digest = manifest.get("verdict_digest")
     if digest is None:
         message = f"{path} names no verdict: the export was never accepted. Name the run that judged it."
         raise HistoryError(message)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
@@ -150,6 +151,7 @@ class TaggedQuery:
         ]
 
 
+@lru_cache(maxsize=1024)
 def split_label(label: str) -> tuple[str, str]:
     """Split `"B-SRC"` into `("B", "SRC")`; a name without a known prefix continues its own kind (IO scheme)."""
     prefix, dash, kind = label.partition("-")
@@ -173,22 +175,26 @@ def entity_runs(tags: Iterable[str]) -> list[EntityRun]:
     entity of its own. Dropping it would lose what the model found.
     """
     runs: list[EntityRun] = []
-    open_kind = ""
+    open_kind, first, last = "", 0, 0
     for index, tag in enumerate(tags):
         if tag == OUTSIDE:
-            open_kind = ""
             continue
         prefix, kind = split_label(tag)
-        if prefix in _BEGINNING or kind != open_kind:
-            runs.append(EntityRun(kind, index, index))
-        else:
-            runs[-1] = runs[-1]._replace(last=index)
-        open_kind = kind
+        if kind != open_kind or last != index - 1 or prefix in _BEGINNING:
+            if open_kind:
+                runs.append(EntityRun(open_kind, first, last))
+            open_kind, first = kind, index
+        last = index
+    if open_kind:
+        runs.append(EntityRun(open_kind, first, last))
     return runs
 
 
 def pad(windows: Sequence[Window], pad_token_id: int) -> Batch:
     """Stack windows into one right-padded batch."""
+    if len(windows) == 1:  # nothing to pad
+        ids = np.array([windows[0].input_ids], np.int64)
+        return Batch(ids, np.ones(ids.shape, np.int64), np.array([windows[0].token_type_ids], np.int64))
     width = max(len(window.input_ids) for window in windows)
     shape = (len(windows), width)
     batch = Batch(np.full(shape, pad_token_id, np.int64), np.zeros(shape, np.int64), np.zeros(shape, np.int64))
@@ -225,6 +231,8 @@ def tag_encoded(
     if batch_size < 1:
         message = f"batch_size must be 1 or more, not {batch_size}"
         raise ValueError(message)
+    if len(queries) == 1 and (alone := _tagged_alone(model, queries[0])) is not None:
+        return [alone]
     logits = [np.zeros((len(query.words), len(model.labels)), np.float32) for query in queries]
     rows = [
         (len(window.input_ids), index, window)
@@ -239,3 +247,14 @@ def tag_encoded(
         for row, (_, index, window) in enumerate(chunk):
             logits[index][window.words] = answer[row, window.heads]
     return [TaggedQuery(query.text, query.words, found) for query, found in zip(queries, logits, strict=True)]
+
+
+def _tagged_alone(model: TokenClassifier, query: EncodedQuery) -> TaggedQuery | None:
+    """Tag the usual query, one window with all words in it, without a batch around it; None if it is another."""
+    if len(query.windows) != 1:
+        return None
+    (window,) = query.windows
+    if not window.heads or window.words != list(range(len(query.words))):
+        return None
+    logits = model.logits(pad(query.windows, model.pad_token_id))[0, window.heads]
+    return TaggedQuery(query.text, query.words, logits)

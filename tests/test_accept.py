@@ -35,13 +35,18 @@ def make_staging(folder: Path, content: str) -> Path:
     """Write what an export writes, as far as acceptance looks at it."""
     from harness.artifact import Variant
     from harness.manifest import write_manifest
+    from harness.serving import VariantEntry
 
     folder.mkdir(parents=True)
     for name in ("model.onnx", "tokenizer.json"):
         (folder / name).write_text(content, encoding="utf-8")
     (folder / "config.json").write_text("{}", encoding="utf-8")
     write_manifest(
-        folder, default_variant=Variant.FP32, reference_digest=DIGEST, versions={}, quantization=None, serving={}
+        folder,
+        default_variant=Variant.FP32,
+        reference_digest=DIGEST,
+        versions={},
+        variants={Variant.FP32: VariantEntry()},
     )
     return folder
 

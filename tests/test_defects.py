@@ -339,7 +339,7 @@ def test_the_full_range_is_used_where_weights_had_seven_bits(tiny_quantized, pla
     widened = Graph(onnx.load(folder / "model_quantized.onnx")).products()[0]
     assert np.abs(widened.stored().astype(int)).max() > 64
     assert np.allclose(weight.values(), widened.values(), atol=float(widened.values().max()) / 64)
-    assert read_json_object(folder / "manifest.json")["quantization"]["target"] == "avx2"
+    assert read_json_object(folder / "manifest.json")["variants"]["int8"]["recipe"]["target"] == "avx2"
 
 
 @pytest.mark.parametrize("variant", Variant)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from itertools import cycle, islice
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from harness.artifact import Variant
+from harness.batches import TOKENS_IN_A_RUN
 from harness.errors import ArtifactError, CheckpointError, MissingPackageError
 from harness.inference import BusNERInference, NERInference
 
@@ -157,6 +159,94 @@ def test_batches_are_really_batched(tiny_export, monkeypatch, tiny_queries):
     monkeypatch.setattr(ner._model, "logits", counted)
     ner.batch_extract(tiny_queries[:33], batch_size=16)
     assert sorted(rows for rows, _ in runs) == [1, 16, 16]
+
+
+@settings(max_examples=200)
+@given(st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=60) | st.text(max_size=30))
+@example("[CLS] bus [SEP] to [MASK] goa [UNK][PAD]")
+@example("bus to goa, friday-tomorrow; from(mumbai)")
+@example("bus  to\tgoa\x1c mumbai\x00")
+@example("from goa to mumbai " * 20)
+@example("x" * 200)
+def test_the_short_way_answers_as_the_long_one(onnx_ner, query):
+    """`extract`, which takes a short way with plain queries, has the entities of `extract_detailed`, which takes none."""
+    assert onnx_ner.extract(query) == onnx_ner.extract_detailed(query)["entities"]
+
+
+def test_the_short_way_is_not_taken_by_long_queries(onnx_ner, tiny_queries):
+    """What stands beyond the first window of a plain query is found by `extract` too."""
+    queries = [f"{'ac ' * TINY_MAXIMUM}{query}" for query in tiny_queries[:20]]
+    answers = onnx_ner.batch_extract_detailed(queries)
+    assert [onnx_ner.extract(query) for query in queries] == [answer["entities"] for answer in answers]
+    beyond = 3 * TINY_MAXIMUM
+    first = [
+        min((e["start"] for e in a["raw_entities"] if e["label"] == kind), default=0)
+        for a in answers
+        for kind in TINY_TYPES
+    ]
+    assert any(start >= beyond for start in first), "no type is found only there, so this test shows nothing"
+
+
+def test_plain_queries_take_the_short_way(tiny_export, monkeypatch, tiny_queries):
+    """A query of printable ASCII that fits into one row is answered without a batch around it."""
+    ner = BusNERInference(tiny_export)
+    monkeypatch.setattr(ner._model, "logits", None)
+    assert [ner.extract(query) for query in tiny_queries]
+    with pytest.raises(TypeError):
+        ner.extract("caf\u00e9")
+
+
+@pytest.mark.parametrize("detailed", [False, True])
+def test_streams_answer_as_lists_do(onnx_ner, torch_ner, tiny_queries, detailed):
+    """Streams give the answers of `batch_extract`, for any iterable and any window."""
+    for ner in (onnx_ner, torch_ner):
+        expected = ner.batch_extract_detailed(tiny_queries) if detailed else ner.batch_extract(tiny_queries)
+        stream = ner.extract_stream_detailed if detailed else ner.extract_stream
+        for window in (1, 7, 1000):
+            found = list(stream((query for query in tiny_queries), window=window))
+            assert [_rounded(answer) for answer in found] == [_rounded(answer) for answer in expected]
+
+
+def _rounded(answer):
+    """Leave out of an answer what the batch may change in its last digits."""
+    if "raw_entities" not in answer:
+        return answer
+    found = [{**entity, "score": round(entity["score"], 4)} for entity in answer["raw_entities"]]
+    return {**answer, "raw_entities": found}
+
+
+def test_an_endless_stream(onnx_ner, tiny_queries):
+    """An endless iterable is answered as far as answers are taken."""
+    endless = cycle(tiny_queries)
+    answers = islice(onnx_ner.extract_stream(endless, window=16), 3 * len(tiny_queries))
+    assert list(answers) == onnx_ner.batch_extract(tiny_queries) * 3
+
+
+def test_streams_refuse_at_once(onnx_ner):
+    """What cannot be answered is refused when it is asked, not when the first answer is taken."""
+    with pytest.raises(TypeError, match="use extract"):
+        onnx_ner.extract_stream("bus to goa")
+    for wrong in ({"window": 0}, {"batch_size": 0}):
+        with pytest.raises(ValueError, match="must be 1 or more"):
+            onnx_ner.extract_stream_detailed(["bus to goa"], **wrong)
+    with pytest.raises(ValueError, match="workers must be 1 or more"):
+        NERInference(onnx_ner._model.artifact.folder, workers=0)
+
+
+def test_no_run_has_more_tokens_than_pay(tiny_export, monkeypatch, tiny_queries):
+    """However many queries may share a run, their tokens are few enough to be fast."""
+    ner = BusNERInference(tiny_export, workers=1)
+    runs = []
+    original = ner._model.logits
+
+    def counted(batch):
+        runs.append(batch.input_ids.shape)
+        return original(batch)
+
+    monkeypatch.setattr(ner._model, "logits", counted)
+    ner.batch_extract(tiny_queries * 20, batch_size=10_000)
+    assert max(rows * tokens for rows, tokens in runs) <= TOKENS_IN_A_RUN
+    assert len(runs) < len(tiny_queries)
 
 
 def test_no_queries(onnx_ner, torch_ner):

@@ -7,6 +7,7 @@ import onnx
 
 from harness.artifact import MANIFEST, Variant
 from harness.quiet import quiet_libraries
+from harness.saturation import saturating_products
 
 from .defect import INT8, Defect, Kind, numbers, shares
 from .graph import Graph, on_graph
@@ -48,16 +49,22 @@ def _quantized_products(graph: Graph) -> list[Weight]:
 
 
 def _saturating(work: Workpiece, _strength: float) -> None:
-    quantization = work.json(MANIFEST).get("quantization")
-    if not isinstance(quantization, dict) or "target" not in quantization:
+    manifest = work.json(MANIFEST)
+    entry = (manifest.get("variants") or {}).get(work.variant.value) or {}
+    recipe = entry.get("recipe")
+    if not isinstance(recipe, dict) or "target" not in recipe:
         message = "the manifest names no instruction set that the INT8 model is for"
         raise DefectNotApplicableError(message)
     model = work.model()
-    for weight in _signed(Graph(model)):
+    weights = _signed(Graph(model))
+    for weight in weights:
         _use_full_range(weight)
+    if not saturating_products(model, work.folder):
+        _exceed_a_pair(weights[0])
     work.save(model)
-    promised = {**quantization, "target": _WITHOUT_VNNI}
-    work.write(MANIFEST, {**work.json(MANIFEST), "quantization": promised})
+    right_anywhere = {"safe_on_every": True, "needs_one_of": []}
+    promised = {**entry, "cpu": right_anywhere, "recipe": {**recipe, "target": _WITHOUT_VNNI}}
+    work.write(MANIFEST, {**manifest, "variants": {**manifest["variants"], work.variant.value: promised}})
 
 
 def _signed(graph: Graph) -> list[Weight]:
@@ -78,6 +85,15 @@ def _use_full_range(weight: Weight) -> None:
     if np.abs(stored).max() <= _SEVEN_BITS and weight.scale is not None:
         weight.store(np.clip(2 * stored, -128, 127))
         replace(weight.scale, array_of(weight.scale) / 2)
+
+
+def _exceed_a_pair(weight: Weight) -> None:
+    """Make a weight's neighbour as large as itself, where pairs were kept within the limit one by one."""
+    stored = weight.stored().astype(np.int16)
+    row, column = np.unravel_index(int(np.abs(stored).argmax()), stored.shape)
+    neighbour = row + 1 if row + 1 < len(stored) else row - 1
+    stored[neighbour, column] = stored[row, column]
+    weight.store(stored)
 
 
 def _activation_nodes(graph: Graph) -> list[onnx.NodeProto]:
