@@ -12,17 +12,22 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from harness.artifact import CONFIG, ID2LABEL, LABEL2ID, MANIFEST, MANIFEST_SCHEMA, Variant, open_artifact
-from harness.candidate import serving_settings
+from harness.artifact import CONFIG, ID2LABEL, LABEL2ID, MANIFEST, MANIFEST_SCHEMA, Artifact, Variant, open_artifact
 from harness.checkpoint import Checkpoint, open_checkpoint
 from harness.documents import read_json_object, write_json
 from harness.errors import ArtifactError, CheckpointError, DocumentError, UsageError, one_line
 from harness.evidence import VERSIONED_PACKAGES, machine_and_versions
+from harness.instruction_sets import check_cpu
 from harness.manifest import changed_files, write_manifest
 from harness.progress import Progress, Silence
 from harness.quiet import quiet_libraries
+from harness.serving import VariantEntry
+from harness.tagging import LabelledSet
+
+if TYPE_CHECKING:
+    from harness.quantize import Int8Order
 
 _STEPS = 4
 
@@ -30,10 +35,11 @@ _STEPS = 4
 def export_to_onnx(
     model_path: str | Path,
     output_path: str | Path,
-    quantize: bool = False,  # noqa: FBT001, FBT002  # the signature of DESIGN §4
+    quantize: bool | str = False,  # noqa: FBT001, FBT002  # the signature of DESIGN §4
     *,
     target: str | None = None,
-    calibration: Sequence[str] | None = None,
+    calibration: Sequence[str] | LabelledSet | None = None,
+    search_budget_s: float | None = None,
     progress: Progress | None = None,
 ) -> Path:
     """Export a checkpoint, and quantize it if asked.
@@ -41,11 +47,12 @@ def export_to_onnx(
     Args:
         model_path: the folder of a fine-tuned token classifier.
         output_path: where the export goes; an export that is there already is replaced, as a whole.
-        quantize: write an INT8 `model_quantized.onnx` beside `model.onnx`.
-        target: instruction set the INT8 model is for (`avx2`, `avx512`, `avx512_vnni`, `arm64`); by
-            default this machine's.
-        calibration: real queries from which the INT8 activation ranges are taken; by default bus
-            queries, which suit the reference domain.
+        quantize: write an INT8 `model_quantized.onnx` beside `model.onnx`: True, a recipe's name, `auto`, or the path of a
+            manifest whose recipe to use.
+        target: which CPUs the INT8 model is for (`every`, `avx2`, `avx512`, `avx512_vnni`, `arm64`).
+        calibration: real queries from which the INT8 activation ranges are taken, labelled ones for `auto`; by default
+            bus queries, which suit the reference domain.
+        search_budget_s: for `auto`: after so many seconds no measurement is begun.
         progress: who is told of the four steps.
 
     Returns:
@@ -61,23 +68,49 @@ def export_to_onnx(
     output = Path(output_path)
     check_output(output, checkpoint.folder)
     _refuse_to_replace_a_release(output)
-    if quantize:
-        from harness.quantize import recipe_for
+    order = None
+    if quantize is not False:
+        from harness.quantize import order_int8
 
-        recipe_for(target)  # refuses an unknown target before the work, not after it
+        # refuses what is unknown before the work, not after it
+        order = order_int8(quantize, target, search_budget_s)
+        if order.recipe is None and calibration is not None and not isinstance(calibration, LabelledSet):
+            message = "a search for a recipe compares labels. Name labelled queries (--calibration FILE), or a recipe."
+            raise UsageError(message)
     with staging_folder(output) as staging:
         write_export(checkpoint, staging, progress)
-        recipe = None
-        if quantize:
-            from harness.quantize import default_calibration, quantize_model
-
-            progress.line("quantize to INT8 …")
-            texts = list(calibration) if calibration else default_calibration(checkpoint.labels, progress)
-            recipe = quantize_model(staging, texts, target=target, progress=progress)
-        write_unjudged_manifest(staging, checkpoint, recipe)
+        int8 = None
+        if order is not None:
+            int8 = _quantize(staging, checkpoint, order, calibration, progress)
+        write_unjudged_manifest(staging, checkpoint, int8)
         replace_folder(staging, output)
     progress.line(f"{output}: exported, unjudged. Nothing has compared it with {checkpoint.folder} yet.")
     return output
+
+
+def _quantize(
+    staging: Path,
+    checkpoint: Checkpoint,
+    order: Int8Order,
+    calibration: Sequence[str] | LabelledSet | None,
+    progress: Progress,
+) -> VariantEntry:
+    from harness.quantize import RecipeData, calibration_texts, default_recipe_data, quantize_model, recipe_data
+
+    progress.line("quantize to INT8 …")
+    if calibration is None:
+        data = default_recipe_data(checkpoint.labels, progress)
+    elif isinstance(calibration, LabelledSet):
+        data = recipe_data(calibration, parted=order.parted)
+    else:
+        texts = calibration_texts(calibration, parted=order.parted)
+        data = RecipeData(texts, LabelledSet("calibration", ()))
+    made = quantize_model(staging, data, order, progress=progress)
+    if made.outcome is not None:
+        from harness.search.report import print_search
+
+        print_search(made.outcome)
+    return made.entry
 
 
 def write_export(checkpoint: Checkpoint, folder: Path, progress: Progress) -> None:
@@ -132,15 +165,22 @@ def _check_export(folder: Path, checkpoint: Checkpoint) -> None:
         raise CheckpointError(message)
 
 
-def write_unjudged_manifest(folder: Path, checkpoint: Checkpoint, recipe: dict[str, Any] | None) -> None:
+def write_unjudged_manifest(folder: Path, checkpoint: Checkpoint, int8: VariantEntry | None) -> None:
     """Write the manifest of a folder that nothing has judged yet."""
+    import onnx
+
+    from harness.saturation import certify
+
+    fp32 = onnx.load(str(folder / Variant.FP32.file_name))
+    variants = {Variant.FP32: VariantEntry(cpu=certify(fp32, folder).entry())}
+    if int8 is not None:
+        variants[Variant.INT8] = int8
     write_manifest(
         folder,
-        default_variant=Variant.FP32 if recipe is None else Variant.INT8,
+        default_variant=Variant.FP32 if int8 is None else Variant.INT8,
         reference_digest=checkpoint.digest(),
         versions=machine_and_versions(VERSIONED_PACKAGES),
-        quantization=recipe,
-        serving=serving_settings(),
+        variants=variants,
     )
 
 
@@ -273,7 +313,7 @@ def verify_onnx_model(onnx_path: str | Path, queries: Sequence[str] = SAMPLE_QUE
     from harness.inference import NERInference
 
     artifact = open_artifact(Path(onnx_path))
-    problems = changed_files(artifact)
+    problems = [*changed_files(artifact), *_wrong_cpu(artifact)]
     try:
         answers = [dict(answer) for answer in NERInference(artifact.folder).batch_extract_detailed(list(queries))]
     except ArtifactError as err:
@@ -283,6 +323,17 @@ def verify_onnx_model(onnx_path: str | Path, queries: Sequence[str] = SAMPLE_QUE
         answers, problems = [], [*problems, str(err)]
     decision = str((artifact.manifest or {}).get("decision"))
     return Verification(decision, tuple(answers), tuple(problems))
+
+
+def _wrong_cpu(artifact: Artifact) -> list[str]:
+    """List the variants whose numbers are not right on this CPU, by what the manifest says of them."""
+    problems = []
+    for variant in artifact.variants:
+        try:
+            check_cpu(artifact.entry(variant).cpu, artifact.model_path(variant).name)
+        except ArtifactError as err:
+            problems.append(str(err))
+    return problems
 
 
 def main() -> int:

@@ -52,6 +52,21 @@ def split_for_calibration(labelled: LabelledSet) -> tuple[LabelledSet, LabelledS
     return LabelledSet(labelled.name, tuple(calibration)), LabelledSet(labelled.name, judged)
 
 
+def without(labelled: LabelledSet, judged: LabelledSet) -> LabelledSet:
+    """Leave out the queries that judge; of the others take 800 at most, evenly over the file.
+
+    Raises:
+        DataError: none is left.
+    """
+    texts = set(judged.texts)
+    kept = tuple(query for query in labelled.queries if query.text not in texts)
+    if not kept:
+        message = f"{labelled.name}: every query of it judges, too. Name others to make the INT8 variant with (--calibration FILE)."
+        raise DataError(message)
+    step = -(-len(kept) // (2 * _CALIBRATION_QUERIES))
+    return LabelledSet(labelled.name, kept[::step])
+
+
 def write_labelled_set(path: Path, labelled: LabelledSet) -> None:
     """Write a set as JSON lines; law: reading it back gives the same texts and spans."""
     rows = [

@@ -22,27 +22,32 @@ from harness.evidence import Evidence
 from harness.export_onnx import check_output, check_writable, write_export, write_unjudged_manifest
 from harness.history import RunKind
 from harness.judge import DEFAULT_TIME_LIMIT_S, Question, judge
-from harness.judging_data import default_data, split_for_calibration, write_labelled_set
+from harness.judging_data import default_data, split_for_calibration, without, write_labelled_set
 from harness.labelled_data import read_labelled_set
 from harness.manifest import changed_files, content_digest
+from harness.openvino_session import installed_openvino
 from harness.policy import load_policy
 from harness.progress import Progress, Silence, stage
 from harness.recording import Circumstances, memory_gib, record_run
 from harness.reporting import write_reports
 from harness.results import Run, new_run, write_verdict
 from harness.revision import revision_of
+from harness.serving import Runtime
 from harness.suite import FoundSuite, choose, discover
 from harness.tagging import LabelledSet
 from harness.timing import SystemClock
 from harness.verdict import Decision, Policy, Verdict, decide
 
 if TYPE_CHECKING:
+    from harness.quantize import Int8Order
+    from harness.serving import VariantEntry
     from harness.training import TrainingReport
 
 DEFAULT_MODEL = Path("models/bus_ner_transformer")
 DEFAULT_OUTPUT = Path("models/bus_ner_onnx")
 DEFAULT_RESULTS = Path("results")
 STATE_FOLDER = "state"
+SEARCH_FOLDER = "search"
 # One folder's name on any system, with nothing in it that a shell or a path would read otherwise.
 _LINE = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")
 CANDIDATE_FOLDER = "candidate"
@@ -151,8 +156,10 @@ def release(
     model: str | Path = DEFAULT_MODEL,
     output: str | Path = DEFAULT_OUTPUT,
     *,
-    quantize: bool = False,
+    quantize: bool | str = False,
     target: str | None = None,
+    search_budget_s: float | None = None,
+    calibration: Path | None = None,
     data: Sequence[Path] = (),
     policy: Path | None = None,
     results: Path = DEFAULT_RESULTS,
@@ -167,8 +174,10 @@ def release(
     Args:
         model: the checkpoint's folder. Where the default one is not there, it is trained first.
         output: where an accepted release is served from.
-        quantize: also make, judge and serve an INT8 variant.
-        target: instruction set of the INT8 variant; this machine's by default.
+        quantize: also make, judge and serve an INT8 variant: True, a recipe's name, `auto`, or the path of a manifest.
+        target: which CPUs the INT8 variant is for.
+        search_budget_s: for `auto`: after so many seconds no measurement is begun.
+        calibration: queries that the INT8 variant is made with; by default bus training data, or a part of `data`.
         data: labelled queries; the bundled bus queries by default.
         policy: limits that differ from the defaults.
         results: where the run's folder is made.
@@ -194,13 +203,15 @@ def release(
         baseline = _served_release(output)
     elif baseline is not None:
         open_artifact(baseline)
-    order = _int8_order(target, own_data=bool(data), wanted=quantize)
+    order = _int8_order(quantize, target, search_budget_s, calibration, own_data=bool(data))
     rules = read_rules(policy, (), tuple(Variant) if quantize else (Variant.FP32,))
     checkpoint = reference_at(model, data, took, progress)
     queries = read_data(checkpoint, data, progress)
     run = new_run(results)
     try:
-        judged_with = make_candidate(checkpoint, queries, run.folder, order, took, progress)
+        judged_with = make_candidate(
+            checkpoint, queries, run.folder, order, took, progress, notebook=state / SEARCH_FOLDER
+        )
     except BaseException:
         shutil.rmtree(run.folder)
         raise
@@ -285,22 +296,36 @@ def reference_at(model: Path, data: Sequence[Path], took: dict[str, float], prog
 
 
 @dataclass(frozen=True, slots=True)
-class Int8Order:
-    """That an INT8 variant is wanted, for which target, and whether the user brought the data."""
+class Wanted:
+    """The INT8 variant that is wanted, whether the user brought the data, and what it is to be made with."""
 
-    target: str | None
+    order: Int8Order
     own_data: bool
+    calibration: LabelledSet | None = None
 
 
-def _int8_order(target: str | None, *, own_data: bool, wanted: bool) -> Int8Order | None:
+def _int8_order(
+    quantize: bool | str,  # noqa: FBT001  # as of `release`
+    target: str | None,
+    search_budget_s: float | None,
+    calibration: Path | None,
+    *,
+    own_data: bool,
+) -> Wanted | None:
     """Check what was asked about INT8 before any work."""
-    if wanted:
-        from harness.quantize import recipe_for
+    if quantize is not False:
+        from harness.quantize import order_int8
 
-        recipe_for(target)  # refuses an unknown target
-        return Int8Order(target, own_data)
+        order = order_int8(quantize, target, search_budget_s)
+        return Wanted(order, own_data, None if calibration is None else read_labelled_set(calibration))
+    if calibration is not None:
+        message = f"{calibration} is for the INT8 variant, which was not asked for. Add --quantize."
+        raise UsageError(message)
     if target is not None:
         message = f"the target {target} is for the INT8 variant, which was not asked for. Add --quantize."
+        raise UsageError(message)
+    if search_budget_s is not None:
+        message = "a search budget is for the search of an INT8 recipe, which was not asked for. Add --quantize auto."
         raise UsageError(message)
     return None
 
@@ -309,39 +334,52 @@ def make_candidate(
     checkpoint: Checkpoint,
     queries: Data,
     folder: Path,
-    order: Int8Order | None,
+    wanted: Wanted | None,
     took: dict[str, float],
     progress: Progress,
+    *,
+    notebook: Path | None = None,
 ) -> tuple[Path, ...]:
     """Export and, if asked, quantize into `folder / CANDIDATE_FOLDER`; return the files that are left to judge with."""
     candidate = folder / CANDIDATE_FOLDER
     candidate.mkdir()
     with stage(progress, "export", took):
         write_export(checkpoint, candidate, progress)
-    recipe = None
+    int8 = None
     judged_with = queries.paths
-    if order is not None:
+    if wanted is not None:
         with stage(progress, "quantize", took):
-            recipe, judged_with = _quantize(checkpoint, queries, folder, order, progress)
-    write_unjudged_manifest(candidate, checkpoint, recipe)
+            int8, judged_with = _quantize(checkpoint, queries, folder, wanted, progress, notebook)
+    write_unjudged_manifest(candidate, checkpoint, int8)
     return judged_with
 
 
 def _quantize(
-    checkpoint: Checkpoint, queries: Data, folder: Path, order: Int8Order, progress: Progress
-) -> tuple[dict[str, Any], tuple[Path, ...]]:
+    checkpoint: Checkpoint, queries: Data, folder: Path, wanted: Wanted, progress: Progress, notebook: Path | None
+) -> tuple[VariantEntry, tuple[Path, ...]]:
     """Quantize on queries that the judging never sees: bus training data, or a part of the user's file."""
-    from harness.quantize import default_calibration, quantize_model
+    from harness.quantize import default_recipe_data, quantize_model, recipe_data
 
-    candidate = folder / CANDIDATE_FOLDER
-    if not order.own_data:
-        texts = default_calibration(checkpoint.labels, progress)
-        return quantize_model(candidate, texts, target=order.target, progress=progress), queries.paths
-    calibration, judged = split_for_calibration(queries.labelled)
-    path = folder / "judged.jsonl"
-    write_labelled_set(path, judged)
-    progress.line(f"{len(calibration.queries)} queries set the INT8 ranges, the other {len(judged.queries)} judge")
-    return quantize_model(candidate, calibration.texts, target=order.target, progress=progress), (path,)
+    candidate, judged_with = folder / CANDIDATE_FOLDER, queries.paths
+    if wanted.calibration is not None:
+        unseen = without(wanted.calibration, queries.labelled)
+        progress.line(f"{len(unseen.queries)} queries make the INT8 variant; none of them judges")
+        data = recipe_data(unseen, parted=wanted.order.parted)
+    elif wanted.own_data:
+        own, judged = split_for_calibration(queries.labelled)
+        judged_with = (folder / "judged.jsonl",)
+        write_labelled_set(judged_with[0], judged)
+        progress.line(f"{len(own.queries)} queries make the INT8 variant, the other {len(judged.queries)} judge")
+        data = recipe_data(own, parted=wanted.order.parted)
+    else:
+        data = default_recipe_data(checkpoint.labels, progress)
+    made = quantize_model(candidate, data, wanted.order, progress=progress, notebook=notebook)
+    if made.outcome is not None:
+        from harness.search.report import print_search, write_search
+
+        print_search(made.outcome)
+        write_search(made.outcome, folder)
+    return made.entry, judged_with
 
 
 def train_reference(
@@ -413,25 +451,33 @@ def judge_candidate(
     results: Path = DEFAULT_RESULTS,
     line: str | None = None,
     baseline: Path | None = None,
+    runtime: str = Runtime.ONNXRUNTIME.value,
     time_limit_s: float = DEFAULT_TIME_LIMIT_S,
     progress: Progress | None = None,
 ) -> Judgement:
     """Judge an export that any tool made; accepts nothing, changes nothing but `results`.
 
+    Through another `runtime` it is another program, so the run is of a release line of its own: `NAME-openvino`.
+
     Raises:
         HarnessError: something the user has to mend.
     """
     progress = progress or Silence()
+    run_by = Runtime.named(runtime)
+    if run_by is Runtime.OPENVINO:
+        installed_openvino()  # else the judging session would find that out
     artifact = open_artifact(candidate)
     if baseline is not None:
         open_artifact(baseline)
     checkpoint = open_checkpoint(reference)
     check_writable(results)
     state = state_of_line(results, line, reference, progress)
+    if line is None and run_by is not Runtime.ONNXRUNTIME:
+        state = state.with_name(f"{state.name}-{run_by.value}")
     rules = read_rules(policy, suites, artifact.variants)
     queries = read_data(checkpoint, data, progress)
     run = new_run(results)
-    question = Question(candidate, reference, queries.paths, policy, rules.suites, state, baseline)
+    question = Question(candidate, reference, queries.paths, policy, rules.suites, state, baseline, run_by)
     judgement = _judge(question, rules.policy, run, {}, time_limit_s, progress)
     _record(judgement, RunKind.JUDGE, None, progress)
     _report(judgement, progress)
@@ -473,6 +519,7 @@ def _judge(
         "baseline": str(question.baseline) if question.baseline else None,
         "baseline_digest": content_digest(question.baseline) if question.baseline else None,
         "line": question.state.name,
+        "runtime": question.runtime.value,
         "stages_s": dict(took),
     }
     return Judgement(verdict, evidence, run, write_verdict(run, verdict, evidence, subject), took)

@@ -1,100 +1,176 @@
-"""From `model.onnx` to an INT8 `model_quantized.onnx` beside it, through optimum's ORTQuantizer.
+"""From `model.onnx` to an INT8 `model_quantized.onnx` beside it, by a named recipe, or by the best that a search finds.
 
-Static scales, not dynamic ones: with a dynamic scale the other queries of a batch, and even padding,
-change a query's answer (onnxruntime#8625), so the INT8 model would not be one function. The ranges
-come from real queries, after outliers were moved into the weights. Weights are symmetric, per
-channel; what a product returns stays in float.
+Static scales by default, not dynamic ones: with a dynamic scale the other queries of a batch, and even padding, change a
+query's answer (onnxruntime#8625), so the INT8 model would not be one function.
 """
 
 from __future__ import annotations
 
-import platform
-import shutil
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from harness.artifact import Variant
+from harness.artifact import MANIFEST, MANIFEST_SCHEMA, Variant, folder_digests
+from harness.documents import read_json_object
 from harness.errors import ArtifactError, UsageError, one_line
+from harness.evidence import machine_and_versions
+from harness.instruction_sets import PRESETS, Preset, preset_for
 from harness.progress import Progress
-from harness.quiet import quiet_libraries
-from harness.tagging import pad, split_label
+from harness.recipes.recipe import QDQ, STATIC, Form, Recipe, recipe_named
+from harness.serving import VariantEntry
+from harness.tagging import LabelledSet, split_label
 
 if TYPE_CHECKING:
     import onnx
 
+    from harness.recipes.workshop import Products, Workshop
+    from harness.search.search import Outcome
+
 _CALIBRATION_QUERIES = 400
+_VALIDATION_QUERIES = 400
+AUTO = "auto"
+# A target that is no kind of CPU: a small file, in 4 bits.
+SIZE = "size"
+DEFAULT_RECIPE = QDQ
+# Scalars and short vectors stay in the graph, where onnxruntime looks at their values.
+_STORED_APART_BYTES = 1024
+SEARCH_BUDGET_S = 300.0
+# What measurements depend on besides the export, the queries and the machine.
+_MEASURED_WITH = ("ner-release-harness", "numpy", "onnx", "onnxruntime", "optimum")
 
 
 @dataclass(frozen=True, slots=True)
-class Recipe:
-    """How a model is quantized, for which instruction set."""
+class Int8Order:
+    """What INT8 variant is wanted.
 
-    target: str
-    activations: str
-    weights: str
-    per_channel: bool
-    reduce_range: bool
-    operators: tuple[str, ...]
+    Attributes:
+        recipe: how it is made; None: the best that a search finds.
+        preset: for which CPUs.
+        target: the name under which the preset was asked for; None if it was not.
+        budget_s: of the search.
+        parted: whether every second query is kept from calibration, to validate recipes; also where that was so when the
+            recipe was found, for other ranges would be another model.
+        calibrated_on: digest of the queries that the recipe was calibrated on before; empty if it was not.
+    """
+
+    recipe: Recipe | None
+    preset: Preset
+    target: str | None = None
+    budget_s: float = SEARCH_BUDGET_S
+    parted: bool = False
+    calibrated_on: str = ""
 
     @property
-    def saturates_without_vnni(self) -> bool:
-        """Whether pairs of products may overflow 16 bits on CPUs without VNNI (onnxruntime#6004)."""
-        return self.activations == "QUInt8" and self.weights == "QInt8" and not self.reduce_range
+    def fitted(self) -> Recipe:
+        """The recipe, as it is for these CPUs. There is none where one is searched for."""
+        recipe = self.recipe or DEFAULT_RECIPE
+        if recipe.form in (Form.DYNAMIC, Form.BLOCKS):
+            return recipe
+        activations = "QInt8" if self.preset.signed_activations else "QUInt8"
+        return replace(recipe, weight_range=self.preset.weights, activations=activations)
 
 
-# onnxruntime's guide to the instruction sets: https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html
-# "reduce range" keeps weights in 7 bits: AVX2 and AVX-512 without VNNI add pairs of products in 16 bits, which overflow.
-_RECIPES = {
-    target: Recipe(target, activations, "QInt8", per_channel=True, reduce_range=reduced, operators=("MatMul", "Gather"))
-    for target, activations, reduced in (
-        ("avx2", "QUInt8", True),
-        ("avx512", "QUInt8", True),
-        ("avx512_vnni", "QUInt8", False),
-        ("arm64", "QInt8", False),
-    )
-}
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What `--quantize` names; the rest is what an earlier release says of its recipe."""
+
+    recipe: Recipe | None
+    target: str | None = None
+    parted: bool = False
+    calibrated_on: str = ""
 
 
-def default_target() -> str:
-    """Name the target that this machine's CPU is."""
-    if platform.machine().lower() in {"aarch64", "arm64"}:
-        return "arm64"
-    flags = _cpu_flags()
-    if flags & {"avx512_vnni", "avx_vnni"}:
-        return "avx512_vnni"
-    return "avx512" if "avx512f" in flags else "avx2"
+def order_int8(quantize: bool | str, target: str | None, budget_s: float | None = None) -> Int8Order:  # noqa: FBT001  # as of the exporter
+    """Read what was asked for, before any work.
 
-
-def _cpu_flags() -> set[str]:
-    path = Path("/proc/cpuinfo")
-    if not path.is_file():
-        return set()
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        if line.startswith("flags"):
-            return set(line.partition(":")[2].split())
-    return set()
-
-
-def recipe_for(target: str | None) -> Recipe:
-    """Look up the recipe of a target, this machine's by default.
+    Args:
+        quantize: True for the default recipe, a recipe's name, `auto`, or the path of a manifest whose recipe to use.
+        target: which CPUs; see `harness.instruction_sets.PRESETS`. By default those of the manifest, or what the recipe is
+            safe on.
+        budget_s: of a search, in seconds; by default `SEARCH_BUDGET_S`.
 
     Raises:
-        UsageError: there is no such target.
+        UsageError: there is no such recipe or target, or a budget for no search.
+        DocumentError: the manifest cannot be read.
     """
-    name = target or default_target()
-    if name not in _RECIPES:
-        message = f"there is no target {name!r}. Known: {', '.join(_RECIPES)}."
+    asked = _asked(quantize) if target != SIZE else _small(quantize)
+    if budget_s is not None and asked.recipe is not None:
+        message = f"--search-budget is for a search, which --quantize {AUTO} asks for. Name {AUTO}, or leave it out."
         raise UsageError(message)
-    return _RECIPES[name]
+    preset = _preset(target or asked.target, asked.recipe)
+    return Int8Order(
+        asked.recipe, preset, target, budget_s or SEARCH_BUDGET_S, asked.parted, asked.calibrated_on
+    )  # fmt: skip
 
 
-def default_calibration(labels: Sequence[str], progress: Progress) -> list[str]:
-    """Take bus training queries; say so where the model is of another domain."""
+def _small(quantize: bool | str) -> _Asked:  # noqa: FBT001
+    """Leave the recipe to the target, which nothing is searched or kept from calibration for."""
+    if quantize not in {True, AUTO}:
+        message = (
+            f"the target {SIZE} chooses a recipe of its own, and {quantize!r} names another. Leave one of them out."
+        )
+        raise UsageError(message)
+    return _Asked(DEFAULT_RECIPE)
+
+
+def _asked(quantize: bool | str) -> _Asked:  # noqa: FBT001
+    if quantize is True:
+        return _Asked(DEFAULT_RECIPE)
+    if quantize == AUTO:
+        return _Asked(None, parted=True)
+    name = str(quantize)
+    return _asked_by_manifest(Path(name)) if name.endswith(".json") else _Asked(recipe_named(name))
+
+
+def _asked_by_manifest(path: Path) -> _Asked:
+    manifest = read_json_object(path)
+    variants = manifest.get("variants")
+    entry = variants.get(Variant.INT8.value) if isinstance(variants, dict) else None
+    facts = entry.get("recipe") if isinstance(entry, dict) else None
+    if manifest.get("schema") != MANIFEST_SCHEMA or not isinstance(facts, dict):
+        message = (
+            f"{path} names no recipe of an INT8 variant. Name the manifest.json of a release made with --quantize."
+        )
+        raise UsageError(message)
+    recipe = Recipe.from_json(facts.get("recipe"), str(path))
+    target = facts.get("target")
+    return _Asked(
+        recipe,
+        None if target is None else str(target),
+        parted=facts.get("parted") is True,
+        calibrated_on=str(facts.get("calibration_digest", "")),
+    )
+
+
+def _preset(target: str | None, recipe: Recipe | None) -> Preset:
+    if target in (None, SIZE):
+        # final graphs lose hardly anything by being right everywhere; the other form would lose a bit of every weight
+        return preset_for() if recipe is not None and recipe.form is Form.QDQ else PRESETS[0]
+    found = [preset for preset in PRESETS if preset.name == target]
+    if not found:
+        message = f"there is no target {target!r}. Known: {', '.join([*(preset.name for preset in PRESETS), SIZE])}."
+        raise UsageError(message)
+    return found[0]
+
+
+@dataclass(frozen=True, slots=True)
+class RecipeData:
+    """Queries that a recipe is made with; judging sees none of them.
+
+    Attributes:
+        calibration: texts from which the ranges of activations are taken.
+        validation: labelled queries that a search compares recipes on.
+    """
+
+    calibration: tuple[str, ...]
+    validation: LabelledSet
+
+
+def default_recipe_data(labels: Sequence[str], progress: Progress) -> RecipeData:
+    """Take bus training and validation queries; say so where the model is of another domain."""
     from harness.labelled_data import bundled_bus_queries, read_labelled_set
 
     train = read_labelled_set(bundled_bus_queries("train"))
@@ -102,154 +178,167 @@ def default_calibration(labels: Sequence[str], progress: Progress) -> list[str]:
         progress.line(
             "note: INT8 ranges are set on bus queries; name queries of your own domain with --calibration FILE"
         )
-    step = max(1, len(train.queries) // _CALIBRATION_QUERIES)
-    return train.texts[::step][:_CALIBRATION_QUERIES]
+    validation = read_labelled_set(bundled_bus_queries("validation"))
+    chosen = LabelledSet(validation.name, tuple(_every(validation.queries, _VALIDATION_QUERIES)))
+    return RecipeData(tuple(_every(train.texts, _CALIBRATION_QUERIES)), chosen)
 
 
-def quantize_model(folder: Path, texts: Sequence[str], *, target: str | None, progress: Progress) -> dict[str, Any]:
+def _every(things: Sequence[Any], most: int) -> list[Any]:
+    step = max(1, len(things) // most)
+    return list(things[::step][:most])
+
+
+def recipe_data(labelled: LabelledSet, *, parted: bool) -> RecipeData:
+    """Part labelled queries: all calibrate, or every second text does and the others validate."""
+    calibration = calibration_texts(labelled.texts, parted=parted)
+    used = frozenset(calibration)
+    validation = tuple(query for query in labelled.queries if query.text not in used)
+    return RecipeData(calibration, LabelledSet(labelled.name, validation))
+
+
+def calibration_texts(texts: Sequence[str], *, parted: bool) -> tuple[str, ...]:
+    """Take all queries, or every second one; equal ones count once then, for they must not be on both sides."""
+    return tuple(dict.fromkeys(texts))[::2] if parted else tuple(texts)
+
+
+def default_calibration(labels: Sequence[str], progress: Progress) -> list[str]:
+    """Take the calibration texts of `default_recipe_data`."""
+    return list(default_recipe_data(labels, progress).calibration)
+
+
+@dataclass(frozen=True, slots=True)
+class Quantized:
+    """An INT8 variant that was written: its manifest entry, and the search that found its recipe."""
+
+    entry: VariantEntry
+    outcome: Outcome | None = None
+
+
+def quantize_model(
+    folder: Path, data: RecipeData, order: Int8Order, *, progress: Progress, notebook: Path | None = None
+) -> Quantized:
     """Write `model_quantized.onnx` beside the `model.onnx` of an export.
 
     Args:
         folder: the export.
-        texts: real queries; the ranges of activations are taken from what the model does with them.
-        target: see `recipe_for`.
+        data: queries to make it with.
+        order: how, and for which CPUs.
         progress: who is told.
-
-    Returns:
-        The recipe, for the manifest.
+        notebook: folder where a search keeps its measurements and finds earlier ones; nothing is kept without.
 
     Raises:
-        UsageError: no such target.
-        ArtifactError: onnxruntime's quantizer cannot quantize this model.
+        ArtifactError: the recipe cannot be carried out on this model, or a search found none that can be taken.
     """
-    recipe = recipe_for(target)
-    progress.line(f"INT8 for {recipe.target}: static scales from {len(texts)} queries, weights per channel")
-    with tempfile.TemporaryDirectory(prefix="harness-quantize-") as temporary, quiet_libraries():
-        workplace = Path(temporary)
-        try:
-            made = _quantize(folder, texts, recipe, workplace)
-        except Exception as err:  # onnxruntime's tools raise whatever they like
-            message = (
-                f"{folder / Variant.FP32.file_name} cannot be quantized: {one_line(err)}. Release without --quantize."
-            )
-            raise ArtifactError(message) from err
-        shutil.copyfile(made, folder / Variant.INT8.file_name)
-    from harness.smoothing import MIGRATION
+    from harness.recipes.workshop import Workshop
 
-    return {
-        **asdict(recipe),
-        "method": "static, QDQ, min-max, smoothed",
-        "migration": MIGRATION,
-        "calibration_queries": len(texts),
+    if order.calibrated_on not in {"", _digest(data.calibration)}:
+        progress.line("note: the recipe's release was calibrated on other queries, so this will be another INT8 model")
+    workshop = Workshop(folder, data.calibration)
+    outcome = None
+    recipe = order.fitted
+    if order.target == SIZE:
+        recipe = workshop.small_recipe()
+    elif order.recipe is None:
+        outcome = _search(workshop, data, order, progress, notebook)
+        recipe = _taken(outcome, folder)
+    made_with = f"{len(data.calibration)} queries set the ranges"
+    progress.line(
+        f"INT8 by the recipe {one_line(recipe.name, 60)}, for {order.target or order.preset.name}: {made_with}"
+    )
+    model = workshop.build(recipe)
+    entry = _write(model, folder, recipe, _facts(data, order, outcome))
+    return Quantized(entry, outcome)
+
+
+def _search(
+    workshop: Workshop, data: RecipeData, order: Int8Order, progress: Progress, notebook: Path | None
+) -> Outcome:
+    import tempfile
+
+    from harness.search.bench import Bench
+    from harness.search.measurements import Notebook
+    from harness.search.search import Search
+    from harness.timing import SystemClock
+
+    clock = SystemClock()
+    with tempfile.TemporaryDirectory(prefix="harness-notebook-") as temporary:
+        search = Search(
+            Bench(workshop, data.validation, clock),
+            _products(workshop),
+            Notebook(notebook or Path(temporary), _key(workshop.folder, data)),
+            clock,
+            progress,
+            weight_range=order.preset.weights,
+            activations="QInt8" if order.preset.signed_activations else "QUInt8",
+            budget_s=order.budget_s,
+        )
+        return search.run()
+
+
+def _products(workshop: Workshop) -> Products:
+    """Name what final graphs decide about; nothing where none can be made: each such recipe then fails, with the reason."""
+    from harness.recipes.workshop import Products
+
+    try:
+        return workshop.products(STATIC)
+    except ArtifactError:
+        return Products((), frozenset(), ())
+
+
+def _key(folder: Path, data: RecipeData) -> str:
+    """Digest what measurements of a recipe depend on: the export, the queries, the machine, the versions."""
+    files = folder_digests(folder, leave_out=frozenset({MANIFEST, Variant.INT8.file_name}))
+    validation = [(query.text, str(query.spans)) for query in data.validation.queries]
+    facts = machine_and_versions(_MEASURED_WITH)
+    content = json.dumps([files, data.calibration, validation, facts], sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
+def _taken(outcome: Outcome, folder: Path) -> Recipe:
+    if outcome.choice is None:
+        entries = [entry for entry in outcome.entries if entry.recipe.is_one_function]
+        reasons = ", ".join(f"{entry.recipe.name}: {entry.refusal or 'not timed'}" for entry in entries[:4])
+        failed = ", ".join(f"{name}: {reason}" for name, reason in outcome.failed[:2])
+        why = "; ".join(part for part in (reasons, failed) if part) or "the time was up before anything was measured"
+        remedy = (
+            "Give it more time (--search-budget)"
+            if outcome.out_of_time
+            else "Name a recipe, or release without --quantize"
+        )
+        message = f"{folder / Variant.FP32.file_name}: no recipe of the search can be taken ({why}). {remedy}."
+        raise ArtifactError(message)
+    return outcome.choice.entry.recipe
+
+
+def _facts(data: RecipeData, order: Int8Order, outcome: Outcome | None) -> dict[str, Any]:
+    """Collect what the manifest says beside the recipe, so that the same file can be made again without a search."""
+    facts: dict[str, Any] = {
+        "target": order.target or order.preset.name,
+        "calibration_queries": len(data.calibration),
+        "calibration_digest": _digest(data.calibration),
+        "parted": order.parted,
     }
+    if outcome is not None and outcome.choice is not None:
+        facts["reason"] = outcome.choice.reason
+    return facts
 
 
-def _quantize(folder: Path, texts: Sequence[str], recipe: Recipe, workplace: Path) -> Path:
+def _digest(texts: Sequence[str]) -> str:
+    return f"sha256:{hashlib.sha256(chr(10).join(texts).encode()).hexdigest()}"
+
+
+def _write(model: onnx.ModelProto, folder: Path, recipe: Recipe, facts: dict[str, Any]) -> VariantEntry:
     import onnx
-    from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantizationMode, QuantType
-    from optimum.onnxruntime import ORTQuantizer
-    from optimum.onnxruntime.configuration import CalibrationConfig, QuantizationConfig
-    from transformers import AutoConfig
 
-    from harness.smoothing import smooth
+    from harness.saturation import certify
 
-    rows = _rows(folder, texts)
-    model = onnx.load(str(folder / Variant.FP32.file_name))
-    smooth(model, [{name: np.asarray([value]) for name, value in row.items()} for row in rows])
-    source = workplace / Variant.FP32.file_name
-    onnx.save(model, str(source))
-    quantizer = ORTQuantizer(source, config=AutoConfig.from_pretrained(folder, local_files_only=True))
-    operators = list(recipe.operators)
-    calibration = CalibrationConfig(
-        dataset_name="queries", dataset_config_name="", dataset_split="", dataset_num_samples=len(texts),
-        method=CalibrationMethod.MinMax,
-    )  # fmt: skip
-    ranges = quantizer.fit(
-        rows,
-        calibration,
-        onnx_augmented_model_name=str(workplace / "augmented.onnx"),
-        operators_to_quantize=operators,
-    )
-    settings = QuantizationConfig(
-        is_static=True,
-        format=QuantFormat.QDQ,
-        mode=QuantizationMode.QLinearOps,
-        activations_dtype=getattr(QuantType, recipe.activations),
-        activations_symmetric=recipe.activations == "QInt8",
-        weights_dtype=getattr(QuantType, recipe.weights),
-        weights_symmetric=True,
-        per_channel=recipe.per_channel,
-        reduce_range=recipe.reduce_range,
-        operators_to_quantize=operators,
-        nodes_to_exclude=_products_of_activations(model),
-    )
-    quantizer.quantize(settings, save_dir=workplace, file_suffix="quantized", calibration_tensors_range=ranges)
-    made = workplace / Variant.INT8.file_name
-    quantized = onnx.load(str(made))
-    _keep_results_in_float(quantized)
-    onnx.save(quantized, str(made))
-    return made
-
-
-def _products_of_activations(model: onnx.ModelProto) -> list[str]:
-    """List the MatMul nodes that multiply two activations: attention scores and their sums.
-
-    They hold no weights, cost little at a query's length, and lose the most when rounded.
-    """
-    weights = {tensor.name for tensor in model.graph.initializer}
-    products = [node for node in model.graph.node if node.op_type == "MatMul"]
-    return [node.name for node in products if not weights & set(node.input)]
-
-
-def _keep_results_in_float(model: onnx.ModelProto) -> None:
-    """Take out the rounding of what a MatMul returns, which gains no speed and doubles the error.
-
-    onnxruntime's quantizer has an option for it, OpTypesToExcludeOutputQuantization, which optimum
-    does not pass on.
-    """
-    nodes = model.graph.node
-    results = {node.output[0] for node in nodes if node.op_type == "MatMul"}
-    rounding = {node.output[0]: node for node in nodes if node.op_type == "QuantizeLinear" and node.input[0] in results}
-    restoring = [node for node in nodes if node.op_type == "DequantizeLinear" and node.input[0] in rounding]
-    exact = {node.output[0]: rounding[node.input[0]].input[0] for node in restoring}
-    for node in nodes:
-        for index, name in enumerate(node.input):
-            node.input[index] = exact.get(name, name)
-    for node in [*rounding.values(), *restoring]:
-        nodes.remove(node)
-    outputs = {output.name for output in model.graph.output}
-    for node in nodes:  # a result that is also the graph's output keeps the output's name
-        for index, name in enumerate(node.output):
-            renamed = next((old for old, new in exact.items() if new == name and old in outputs), None)
-            if renamed is not None:
-                node.output[index] = renamed
-
-
-class _Rows:
-    """Calibration rows in the two forms that optimum asks for: indexed, with a length."""
-
-    def __init__(self, rows: list[dict[str, list[int]]]) -> None:
-        self._rows = rows
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def __getitem__(self, index: int) -> dict[str, list[int]]:
-        return self._rows[index]
-
-    def __iter__(self) -> Iterator[Mapping[str, list[int]]]:
-        return iter(self._rows)
-
-
-def _rows(folder: Path, texts: Sequence[str]) -> _Rows:
-    """Encode queries, one a row: rows of one length would need padding, which would count as real."""
-    from harness.artifact import open_artifact
-    from harness.candidate import Candidate
-
-    candidate = Candidate(open_artifact(folder), Variant.FP32)
-    windows = [window for query in candidate.encode(list(texts)) for window in query.windows]
-    rows = []
-    for window in windows:
-        batch = pad([window], candidate.pad_token_id)
-        rows.append({name: value[0].tolist() for name, value in batch._asdict().items() if name in candidate.inputs})
-    return _Rows(rows)
+    path = folder / Variant.INT8.file_name
+    if recipe.stored_apart:
+        apart = path.with_name(f"{path.name}_data")
+        apart.unlink(missing_ok=True)
+        onnx.save(model, str(path), save_as_external_data=True, location=apart.name, size_threshold=_STORED_APART_BYTES)
+        apart.chmod(path.stat().st_mode)  # onnx lets nobody else read it
+    else:
+        onnx.save(model, str(path))
+    cpu = certify(model, folder).entry()
+    return VariantEntry(recipe.serving, cpu, {"recipe": recipe.to_json(), **facts})

@@ -29,8 +29,8 @@ from harness.pipeline import (
     CANDIDATE_FOLDER,
     DEFAULT_MODEL,
     DEFAULT_RESULTS,
-    Int8Order,
     Rules,
+    Wanted,
     make_candidate,
     read_data,
     read_rules,
@@ -165,8 +165,10 @@ def selfcheck(
         workplace = Path(temporary)
         judged_with = queries.paths
         if candidate is None:
-            order = Int8Order(None, own_data=bool(data))
-            judged_with = make_candidate(checkpoint, queries, workplace, order, took, progress)
+            from harness.quantize import order_int8
+
+            wanted = Wanted(order_int8(quantize=True, target=None), own_data=bool(data))
+            judged_with = make_candidate(checkpoint, queries, workplace, wanted, took, progress)
             candidate = workplace / CANDIDATE_FOLDER
         variants = open_artifact(candidate).variants
         rules = read_rules(policy, (), variants)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -87,7 +86,8 @@ def test_the_manifest_says_unjudged(tiny_export, tiny_checkpoint):
     assert manifest["decision"] == "UNJUDGED"
     assert manifest["verdict_digest"] is None
     assert manifest["default_variant"] == "fp32"
-    assert manifest["quantization"] is None
+    assert list(manifest["variants"]) == ["fp32"]
+    assert "recipe" not in manifest["variants"]["fp32"]
     assert manifest["reference_digest"] == open_checkpoint(tiny_checkpoint).digest()
     assert set(manifest["files"]) == set(names_in(tiny_export)) - {"manifest.json"}
     assert changed_files(open_artifact(tiny_export)) == []
@@ -115,9 +115,9 @@ def test_both_variants(tiny_quantized, tiny_export):
     assert artifact.variants == (Variant.FP32, Variant.INT8)
     assert artifact.default_variant is Variant.INT8
     assert (tiny_quantized / "model.onnx").read_bytes() == (tiny_export / "model.onnx").read_bytes()
-    recipe = artifact.manifest["quantization"]
+    recipe = artifact.manifest["variants"]["int8"]["recipe"]
     assert recipe["calibration_queries"] == 24
-    assert recipe["per_channel"] is True
+    assert recipe["recipe"]["name"] == "qdq"
     assert artifact.manifest["decision"] == "UNJUDGED"
     assert changed_files(artifact) == []
 
@@ -150,99 +150,12 @@ def test_again_over_an_existing_export(tiny_checkpoint, tmp_path, tiny_queries):
     assert names_in(tmp_path) == ["onnx"]
 
 
-@pytest.mark.parametrize("target", ["avx2", "avx512", "avx512_vnni", "arm64"])
-def test_targets(tiny_export, tmp_path, tiny_queries, target):
-    """INT8 for every instruction set is written on any machine, runs, and answers nearly as FP32 does."""
-    from harness.inference import NERInference
-    from harness.progress import Silence
-    from harness.quantize import quantize_model
-
-    folder = shutil.copytree(tiny_export, tmp_path / "onnx", ignore=shutil.ignore_patterns("manifest.json"))
-    recipe = quantize_model(folder, tiny_queries[:24], target=target, progress=Silence())
-    assert recipe["target"] == target
-    assert recipe["activations"] == ("QInt8" if target == "arm64" else "QUInt8")
-    assert recipe["reduce_range"] is (target in {"avx2", "avx512"})
-    fp32, int8 = (NERInference(folder, variant=name).batch_extract(tiny_queries) for name in ("fp32", "int8"))
-    assert sum(a == b for a, b in zip(fp32, int8, strict=True)) > 0.6 * len(tiny_queries)
-
-
-def test_quantizing_leaves_the_fp32_model_alone(tiny_export, tmp_path, tiny_queries):
-    """Smoothing works on a copy; model.onnx keeps its bytes, and no working file stays behind."""
-    from harness.progress import Silence
-    from harness.quantize import quantize_model
-
-    folder = shutil.copytree(tiny_export, tmp_path / "onnx")
-    before = files_of(folder)
-    quantize_model(folder, tiny_queries[:4], target="avx2", progress=Silence())
-    after = files_of(folder)
-    assert set(after) - set(before) == {"model_quantized.onnx"}
-    assert {name: after[name] for name in before} == before
-
-
-def test_smoothing_computes_the_same(tiny_export, tiny_queries):
-    """Moving outliers into the weights changes the graph, not what it computes."""
-    import numpy as np
-    import onnx
-    import onnxruntime
-
-    from harness.candidate import Candidate
-    from harness.smoothing import smooth
-    from harness.tagging import pad
-
-    candidate = Candidate(open_artifact(tiny_export), Variant.FP32)
-    windows = [window for query in candidate.encode(tiny_queries[:8]) for window in query.windows]
-    feeds = [pad([window], 0)._asdict() for window in windows]
-    plain = onnx.load(str(tiny_export / "model.onnx"))
-    smoothed = onnx.load(str(tiny_export / "model.onnx"))
-    smooth(smoothed, feeds)
-    assert len(smoothed.graph.node) > len(plain.graph.node)
-    sessions = [
-        onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-        for model in (plain, smoothed)
-    ]
-    for feed in feeds:
-        before, after = (session.run(["logits"], feed)[0] for session in sessions)
-        assert np.abs(before - after).max() < 1e-4
-
-
 def test_an_unknown_target(tiny_checkpoint, tmp_path, monkeypatch):
     """A target that does not exist is refused, with those that do, before any work is done."""
     monkeypatch.setattr(export_onnx, "write_export", None)
     message = refused(UsageError, tiny_checkpoint, tmp_path / "onnx", quantize=True, target="sse9")
     assert "'sse9'" in message
     assert "avx512_vnni" in message
-
-
-@pytest.mark.parametrize(
-    ("machine", "flags", "target"),
-    [
-        ("x86_64", "fpu avx2", "avx2"),
-        ("x86_64", "fpu avx2 avx512f", "avx512"),
-        ("x86_64", "fpu avx2 avx512f avx512_vnni", "avx512_vnni"),
-        ("x86_64", "fpu avx2 avx_vnni", "avx512_vnni"),
-        ("x86_64", "", "avx2"),
-        ("aarch64", "asimd", "arm64"),
-        ("arm64", "", "arm64"),
-    ],
-)
-def test_this_machines_target(monkeypatch, machine, flags, target):
-    """The default target follows the CPU; where nothing is known, it is the one that is right everywhere on x86."""
-    from harness import quantize
-
-    monkeypatch.setattr(quantize.platform, "machine", lambda: machine)
-    monkeypatch.setattr(quantize, "_cpu_flags", lambda: set(flags.split()))
-    assert quantize.default_target() == target
-    assert quantize.recipe_for(None).target == target
-
-
-def test_only_vnni_adds_products_in_32_bits():
-    """Every x86 target without VNNI keeps weights in 7 bits, so that no pair of products overflows 16 bits."""
-    from harness.quantize import recipe_for
-
-    saturating = [
-        name for name in ("avx2", "avx512", "avx512_vnni", "arm64") if recipe_for(name).saturates_without_vnni
-    ]
-    assert saturating == ["avx512_vnni"]
 
 
 def test_output_is_the_model(tiny_checkpoint):
@@ -408,15 +321,14 @@ def test_a_tokenizer_that_does_not_load(checkpoint_copy, tmp_path):
 
 def test_a_model_that_cannot_be_quantized(tiny_checkpoint, tmp_path, monkeypatch, fast_export):
     """A quantizer that breaks off leaves nothing, and the message says what would work."""
-    from harness import quantize
 
     def broken(*args, **kwargs):
         message = "unsupported"
         raise NotImplementedError(message)
 
-    monkeypatch.setattr(quantize, "_quantize", broken)
+    monkeypatch.setattr("harness.recipes.workshop.quantize_qdq", broken)
     message = refused(ArtifactError, tiny_checkpoint, tmp_path / "onnx", quantize=True, calibration=["bus"])
-    assert "without --quantize" in message
+    assert "by the recipe qdq: unsupported. Name another recipe" in message
 
 
 def test_bad_checkpoints_are_refused_before_anything_is_made(tmp_path):

@@ -315,7 +315,7 @@ def test_own_data_are_split_when_quantizing(run_release, place, fake_judge, tiny
     assert {(query.text, query.spans) for query in kept} < {(query.text, query.spans) for query in every}
     artifact = open_artifact(place / "models" / "onnx")
     assert artifact.variants == (Variant.FP32, Variant.INT8)
-    assert artifact.manifest["quantization"]["calibration_queries"] == len(every) - len(kept)
+    assert artifact.manifest["variants"]["int8"]["recipe"]["calibration_queries"] == len(every) - len(kept)
     assert judgement.document["subject"]["data"] == {str(judged): file_digest(judged)}
 
 
@@ -332,9 +332,9 @@ def test_calibration_sees_no_query_that_judges(run_release, fake_judge, monkeypa
     seen = []
     real = quantize.quantize_model
 
-    def noted(folder, texts, **options):
-        seen.extend(texts)
-        return real(folder, texts, **options)
+    def noted(folder, data, order, **options):
+        seen.extend([*data.calibration, *data.validation.texts])
+        return real(folder, data, order, **options)
 
     monkeypatch.setattr(quantize, "quantize_model", noted)
     run_release(quantize=True)
