@@ -26,9 +26,11 @@ from harness.progress import ScreenProgress
 if TYPE_CHECKING:
     from harness.history import Entry
     from harness.pipeline import Judgement
+    from harness.tagging import LabelledSet
     from harness.verdict import Decision as _Decision
 
-_TARGETS = ("avx2", "avx512", "avx512_vnni", "arm64")
+_RUNTIMES = ("onnxruntime", "openvino")
+_TARGETS = ("every", "avx2", "avx512", "avx512_vnni", "arm64", "size")
 _MODEL = Path("models/bus_ner_transformer")
 _OUTPUT = Path("models/bus_ner_onnx")
 _RESULTS = Path("results")
@@ -144,6 +146,11 @@ def _add_release(commands: Commands[argparse.ArgumentParser]) -> None:
         help="where the accepted release goes (default: %(default)s)",
     )
     _add_quantize(parser)
+    calibration_help = (
+        "labelled queries that the INT8 variant is made with (default: bus training queries, or a part of --data, which then "
+        "does not judge)"
+    )
+    parser.add_argument("--calibration", type=Path, metavar="FILE", help=calibration_help)
     parser.add_argument("--verify", action="store_true", help="run sample queries on the accepted release")
     _add_judging(parser, "release that this one may not be slower than (default: the accepted one in --output)")
     parser.add_argument("--no-baseline", action="store_true", help="compare with no earlier release")
@@ -151,10 +158,14 @@ def _add_release(commands: Commands[argparse.ArgumentParser]) -> None:
 
 
 def _add_quantize(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--quantize", action="store_true", help="also make an INT8 variant")
-    parser.add_argument(
-        "--target", choices=_TARGETS, help="instruction set of the INT8 variant (default: this machine's)"
+    quantize_help = (
+        "also make an INT8 variant: by the default recipe, a named one, the best that a search finds (auto), or that of an "
+        "earlier release's manifest.json"
     )
+    parser.add_argument("--quantize", nargs="?", const=True, default=False, metavar="RECIPE", help=quantize_help)
+    parser.add_argument("--target", choices=_TARGETS, help="which CPUs the INT8 variant is for, or size: a small file")
+    budget_help = "of the search for a recipe (default: 300)"
+    parser.add_argument("--search-budget", type=_seconds, metavar="SECONDS", help=budget_help)
 
 
 def _add_judging(parser: argparse.ArgumentParser, baseline_help: str) -> None:
@@ -214,8 +225,14 @@ def _add_judge(commands: Commands[argparse.ArgumentParser]) -> None:
     parser.add_argument("--reference", type=Path, required=True, metavar="DIR", help="the PyTorch checkpoint")
     parser.add_argument("--candidate", type=Path, required=True, metavar="DIR", help="the export")
     parser.add_argument("--suite", action="append", default=[], metavar="NAME", help="only this suite; may be repeated")
+    _add_runtime(parser)
     _add_judging(parser, "release that the export may not be slower than (default: none)")
     parser.set_defaults(run=_judge)
+
+
+def _add_runtime(parser: argparse.ArgumentParser) -> None:
+    runtime_help = "what runs the models; openvino is an extra (default: %(default)s)"
+    parser.add_argument("--runtime", choices=_RUNTIMES, default=_RUNTIMES[0], help=runtime_help)
 
 
 def _add_selfcheck(commands: Commands[argparse.ArgumentParser]) -> None:
@@ -251,6 +268,7 @@ def _add_extract(commands: Commands[argparse.ArgumentParser]) -> None:
     )
     parser.add_argument("--detailed", action="store_true", help="with places and scores")
     parser.add_argument("--variant", choices=("fp32", "int8"), help="default: what the manifest says")
+    _add_runtime(parser)
     parser.set_defaults(run=_extract)
 
 
@@ -319,6 +337,8 @@ def _release(options: argparse.Namespace) -> ExitCode:
         options.output,
         quantize=options.quantize,
         target=options.target,
+        search_budget_s=options.search_budget,
+        calibration=options.calibration,
         data=options.data,
         policy=options.policy,
         results=options.results,
@@ -351,11 +371,13 @@ def _judge(options: argparse.Namespace) -> ExitCode:
         results=options.results,
         line=options.line,
         baseline=options.baseline,
+        runtime=options.runtime,
         time_limit_s=options.time_limit,
         progress=ScreenProgress(),
     )
     only = f", by the suites {', '.join(options.suite)} only" if options.suite else ""
-    return _conclude(judgement, options, f"{options.candidate} against {options.reference}{only}")
+    through = "" if options.runtime == _RUNTIMES[0] else f", through {options.runtime}"
+    return _conclude(judgement, options, f"{options.candidate} against {options.reference}{through}{only}")
 
 
 def _selfcheck(options: argparse.Namespace) -> ExitCode:
@@ -415,20 +437,30 @@ def _train(options: argparse.Namespace) -> ExitCode:
 
 def _export(options: argparse.Namespace) -> ExitCode:
     from harness.export_onnx import export_to_onnx
-    from harness.judging_data import read_texts
 
-    if not options.quantize and (options.target or options.calibration):
-        message = "--target and --calibration are for the INT8 variant, which was not asked for. Add --quantize."
+    if options.quantize is False and (options.target or options.calibration or options.search_budget):
+        message = "--target, --calibration and --search-budget are for the INT8 variant, which was not asked for. Add --quantize."
         raise UsageError(message)
     export_to_onnx(
         options.model,
         options.output,
         options.quantize,
         target=options.target,
-        calibration=read_texts(options.calibration) if options.calibration else None,
+        search_budget_s=options.search_budget,
+        calibration=_calibration(options.calibration, labelled=options.quantize == "auto"),
         progress=ScreenProgress(),
     )
     return _show_release(options.output, as_json=False) if options.verify else ExitCode.FINE
+
+
+def _calibration(path: Path | None, *, labelled: bool) -> Sequence[str] | LabelledSet | None:
+    """Read calibration queries, with their labels where a search compares recipes by them."""
+    from harness.judging_data import read_texts
+    from harness.labelled_data import read_labelled_set
+
+    if path is None:
+        return None
+    return read_labelled_set(path) if labelled else read_texts(path)
 
 
 def _verify(options: argparse.Namespace) -> ExitCode:
@@ -467,7 +499,7 @@ def _verification_lines(
 def _extract(options: argparse.Namespace) -> ExitCode:
     from harness.inference import NERInference
 
-    ner = NERInference(options.release, variant=options.variant)
+    ner = NERInference(options.release, variant=options.variant, runtime=options.runtime)
     queries = options.queries or _lines_of_input()
     # a person at a terminal wants each answer at once
     size = 1 if sys.stdin.isatty() else _BATCH

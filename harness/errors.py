@@ -49,7 +49,7 @@ class HistoryError(HarnessError):
 
 
 class MissingPackageError(HarnessError):
-    """A command needs the `release` extra, which is not installed."""
+    """What was asked for needs an extra, such as `release`, that is not installed."""
 
 
 def one_line(text: object, limit: int = 300) -> str:

@@ -59,9 +59,9 @@ class InstalledSize:
         return sum(one.size_bytes for one in self.distributions) / _BYTES_PER_MIB
 
 
-def runtime_install() -> InstalledSize:
-    """Weigh what a release is served with."""
-    return installed_size(RUNTIME)
+def runtime_install(*extras: str) -> InstalledSize:
+    """Weigh what a release is served with, and the packages named if it is served with these too."""
+    return installed_size(RUNTIME, *extras)
 
 
 def pytorch_install() -> InstalledSize:

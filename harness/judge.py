@@ -18,6 +18,7 @@ from harness.errors import DocumentError
 from harness.evidence import Evidence, MeasureKey, read_evidence
 from harness.manifest import content_digest
 from harness.progress import Progress, Silence
+from harness.serving import Runtime
 from harness.session import FreshProcess, Host, SessionOrder
 from harness.suite import FoundSuite, Promise
 
@@ -42,6 +43,7 @@ class Question:
     """What is to be judged, against what, with which suites.
 
     `baseline` is the release that is served now, which the candidate may not be slower than; None where there is none.
+    `runtime` is what runs the models of both.
     """
 
     candidate: Path
@@ -51,6 +53,7 @@ class Question:
     suites: Mapping[str, FoundSuite]
     state: Path
     baseline: Path | None = None
+    runtime: Runtime = Runtime.ONNXRUNTIME
 
     def promised(self) -> dict[MeasureKey, Promise]:
         """Every measure that the evidence must hold."""
@@ -124,6 +127,7 @@ def _arguments(question: Question, folder: Path, workplace: Path, run_id: str) -
         "--benchmark-json", str(folder / BENCHMARK_FILE), "--benchmark-disable-gc", "--benchmark-quiet",
         "--candidate", str(question.candidate.resolve()), "--reference", str(question.reference.resolve()),
         "--harness-evidence", str(folder / EVIDENCE_FILE), "--harness-run-id", run_id, "--harness-state", str(question.state.resolve()),
+        "--harness-runtime", question.runtime.value,
     ]  # fmt: skip
     for path in question.data:
         command += ["--harness-data", str(path.resolve())]

@@ -32,6 +32,7 @@ from harness.evidence import (
 )
 from harness.manifest import content_digest
 from harness.progress import MARK
+from harness.serving import Runtime
 from harness.session import WARM_REFERENCE
 from harness.suite import discover
 from harness.timing import Clock, SystemClock
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from harness.tagging import LabelledSet, TaggedQuery
 
 _MEASURE = "harness-measure"
+_RUNTIME_HELP = "what runs the candidate's models (default: %(default)s)"
 _SUITE_OF_ITEM = pytest.StashKey[str]()
 _SESSION = pytest.StashKey["JudgingSession"]()
 
@@ -59,6 +61,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--harness-data", type=Path, action="append", metavar="FILE", help="labelled queries; may be repeated"
     )
     group.addoption("--harness-baseline", type=Path, metavar="DIR", help="the release that is served now")
+    runtimes = [one.value for one in Runtime]
+    group.addoption("--harness-runtime", choices=runtimes, default=runtimes[0], help=_RUNTIME_HELP)
     group.addoption("--harness-policy", type=Path, metavar="FILE", help="limits that differ from the defaults")
     state_help = "where failing queries are kept between runs; the folder's name is the release line"
     group.addoption("--harness-state", type=Path, metavar="DIR", help=state_help)
@@ -293,9 +297,21 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
             outcomes=tuple(judging.outcomes),
             measures=tuple(judging.measures),
             problems=tuple(judging.problems),
-            environment=machine_and_versions(VERSIONED_PACKAGES),
+            environment=_environment(_runtime_of(session.config)),
         ),
     )
+
+
+def _runtime_of(config: pytest.Config) -> Runtime:
+    return Runtime(config.getoption("harness_runtime"))
+
+
+def _environment(runtime: Runtime) -> dict[str, str]:
+    """Tell the machine and the versions; and what ran the models, where it was not what runs them by default."""
+    facts = machine_and_versions(VERSIONED_PACKAGES)
+    if runtime is Runtime.ONNXRUNTIME:
+        return facts
+    return {**facts, **machine_and_versions((runtime.value,)), "runtime": runtime.value}
 
 
 @pytest.fixture(scope="session")
@@ -312,6 +328,12 @@ def candidate(pytestconfig: pytest.Config) -> Artifact:
         message = "judging suites need --candidate DIR"
         raise pytest.UsageError(message)
     return artifact
+
+
+@pytest.fixture(scope="session")
+def runtime(pytestconfig: pytest.Config) -> Runtime:
+    """What runs the candidate's models: a suite that opens one itself opens it with this."""
+    return _runtime_of(pytestconfig)
 
 
 @pytest.fixture(scope="session")
@@ -352,11 +374,11 @@ def reference_answers(reference: Reference, labelled_set: LabelledSet) -> list[T
 
 
 @pytest.fixture(scope="session")
-def model(candidate: Artifact, variant: str) -> Candidate:
+def model(candidate: Artifact, variant: str, runtime: Runtime) -> Candidate:
     """One variant of the candidate, opened as it will be served."""
     from harness.candidate import Candidate
 
-    return Candidate(candidate, Variant(variant))
+    return Candidate(candidate, Variant(variant), runtime=runtime)
 
 
 @pytest.fixture(scope="session")

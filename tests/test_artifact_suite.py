@@ -11,16 +11,17 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from harness.artifact import CONFIG, ID2LABEL, MANIFEST, TOKENIZER, TOKENIZER_CONFIG, Variant, open_artifact
-from harness.candidate import Candidate, serving_settings
+from harness.candidate import Candidate
 from harness.errors import ArtifactError
 from harness.evidence import Measure, MeasureKey
 from harness.manifest import write_manifest
 from harness.policy import load_policy
+from harness.saturation import saturating_products
+from harness.serving import Runtime, ServingSettings, VariantEntry
 from harness.suite import discover
 from harness.timing import SystemClock
 from harness.verdict import compare
 from suites.artifact import SUITE, model_file, test_files, test_models
-from suites.artifact.saturation import saturating_products
 
 FP32, INT8 = (variant.file_name for variant in Variant)
 
@@ -68,7 +69,7 @@ def measured(folder, reference):
     test_files.test_lengths(candidate, reference, release)
     for variant in candidate.variants:
         record = recorder(variant.value)
-        test_models.test_loads_and_runs(candidate, variant.value, record)
+        test_models.test_loads_and_runs(candidate, variant.value, Runtime.ONNXRUNTIME, record)
         test_models.test_size(candidate, variant.value, reference, record)
         try:
             graph = model_file.read_graph(candidate.model_path(variant))
@@ -78,7 +79,7 @@ def measured(folder, reference):
         test_models.test_signature(graph, reference, record)
         test_models.test_versions(graph, record)
         test_models.test_precision(graph, record)
-        test_models.test_saturation(candidate, graph, record)
+        test_models.test_saturation(candidate, variant.value, graph, record)
         test_models.test_scales(candidate, graph, record)
     return found
 
@@ -94,6 +95,13 @@ def edit_json(path, **changes):
     path.write_text(json.dumps({name: value for name, value in content.items() if value is not None}), encoding="utf-8")
 
 
+def edit_variants(folder, change, variants=tuple(Variant)):
+    """Change what the manifest says about variants."""
+    entries = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["variants"]
+    changed = {variant.value: change(entries[variant.value]) for variant in variants}
+    edit_json(folder / MANIFEST, variants={**entries, **changed})
+
+
 def edit_model(path, change):
     """Change a model file in place."""
     model = onnx.load(str(path))
@@ -104,9 +112,12 @@ def edit_model(path, change):
 def renew_manifest(folder):
     """List the files as they are now, so that the manifest is not what tells of a change."""
     manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    names = ("reference_digest", "versions", "quantization", "serving")
+    names = ("reference_digest", "versions")
     write_manifest(
-        folder, default_variant=Variant(manifest["default_variant"]), **{name: manifest[name] for name in names}
+        folder,
+        default_variant=Variant(manifest["default_variant"]),
+        variants={Variant(name): VariantEntry.from_json(entry, name) for name, entry in manifest["variants"].items()},
+        **{name: manifest[name] for name in names},
     )
 
 
@@ -219,11 +230,12 @@ def version(**changes):
     return lambda folder: edit_model(folder / FP32, change)
 
 
-def full_range_for_avx2(folder):
-    """The INT8 file that is right for VNNI, promised to CPUs without it."""
-    manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+def full_range_for_avx2(folder, target="avx2"):
+    """The INT8 file that is right for VNNI, promised to CPUs without it by a manifest that names only its target."""
     edit_model(folder / INT8, full_range_weights)
-    edit_json(folder / MANIFEST, quantization={**manifest["quantization"], "target": "avx2"})
+    edit_variants(
+        folder, lambda entry: {**entry, "cpu": {}, "recipe": {**entry["recipe"], "target": target}}, [Variant.INT8]
+    )
 
 
 def full_range_weights(model):
@@ -251,7 +263,7 @@ def spoiled_scale(value):
 
 
 def serve_otherwise(**changes):
-    return lambda folder: edit_json(folder / MANIFEST, serving={**serving_settings(), **changes})
+    return lambda folder: edit_variants(folder, lambda entry: {**entry, "serving": {**entry["serving"], **changes}})
 
 
 def external(folder, location="model.onnx_data"):
@@ -297,6 +309,8 @@ def shorten_positions(folder):
     edit_model(folder / FP32, change)
 
 
+# What no runtime of ours follows, it refuses to serve.
+NOT_SERVED = {"release.serving_differences", "fp32.load_failures", "int8.load_failures"}
 DAMAGES = {
     "a required file is missing": (
         lambda folder: (folder / ID2LABEL).unlink(),
@@ -315,9 +329,12 @@ DAMAGES = {
         {"release.serving_differences"},
     ),
     "serving: other threads": (serve_otherwise(intra_op_num_threads=4), {"release.serving_differences"}),
-    "serving: another provider": (serve_otherwise(provider="CUDAExecutionProvider"), {"release.serving_differences"}),
-    "serving: a setting nobody applies": (serve_otherwise(use_arena=True), {"release.serving_differences"}),
-    "serving: no entry": (set_entry(MANIFEST, serving=None), {"release.serving_differences"}),
+    "serving: another provider": (serve_otherwise(provider="CUDAExecutionProvider"), NOT_SERVED),
+    "serving: a setting nobody applies": (serve_otherwise(use_arena=True), NOT_SERVED),
+    "serving: no entry": (
+        lambda folder: edit_variants(folder, lambda entry: {**entry, "serving": None}),
+        NOT_SERVED,
+    ),
     "labels: one exchanged": (swap_labels, {"release.label_differences"}),
     "labels: label2id disagrees": (set_entry(CONFIG, label2id={"O": 0}), {"release.label_differences"}),
     "labels: num_labels disagrees": (set_entry(CONFIG, num_labels=2), {"release.label_differences"}),
@@ -373,15 +390,17 @@ DAMAGES = {
     ),
     "FP32 under the INT8 name": (
         lambda folder: shutil.copy(folder / FP32, folder / INT8),
-        {"int8.quantized_weight_share"},
+        {"int8.quantized_weight_share", "int8.saturating_products"},  # the manifest's largest pair is not in the file
     ),
     "a channel's scale is zero": (spoiled_scale(0.0), {"int8.unusable_scales"}),
     "a channel's scale is negative": (spoiled_scale(-0.5), {"int8.unusable_scales"}),
     "a channel's scale is no number": (spoiled_scale(float("nan")), {"int8.unusable_scales"}),
     "weights that clamp on the target": (full_range_for_avx2, {"int8.saturating_products"}),
 }
-# What ONNX's checker or this onnxruntime says of a version is theirs to change.
+# What ONNX's checker or this onnxruntime says of a version is theirs to change; which weights are written by default is
+# a matter of the machine's CPU.
 NOT_OURS = {
+    "INT8 under the FP32 name": {"fp32.saturating_products"},
     "too new an opset": {"fp32.load_failures", "fp32.checker_failures"},
     "an operator of nobody's": {"fp32.checker_failures"},
     "the output's batch axis is frozen": {"fp32.checker_failures"},
@@ -393,7 +412,7 @@ def test_a_damage_breaks_what_guards_against_it(name, export, reference, policy,
     """A damaged export breaks the limits that guard against the damage, and no other."""
     damage, expected = DAMAGES[name]
     damage(export)
-    if '"serving"' in (export / MANIFEST).read_text(encoding="utf-8"):
+    if not name.startswith("serving"):
         renew_manifest(export)  # so that not the digests tell of the damage
     found = measured(export, reference)
     extra = NOT_OURS.get(name, set()) | broken_by_the_intact
@@ -426,9 +445,10 @@ def test_label2id_may_be_left_out_but_not_wrong(export, reference):
 
 def test_the_settings_of_the_manifest():
     """What an export's manifest promises about serving; a program elsewhere may rely on these words."""
-    assert serving_settings() == {
+    assert ServingSettings().to_json() == {
         "intra_op_num_threads": 1,
         "graph_optimization_level": "ORT_ENABLE_ALL",
+        "disabled_optimizers": [],
         "provider": "CPUExecutionProvider",
     }
 
@@ -607,9 +627,7 @@ def test_the_arithmetic_of_a_pair():
 )
 def test_the_target_decides(target, counted, export, reference):
     """Clamping weights count unless the manifest names CPUs that do not clamp; without a manifest they do."""
-    full_range_for_avx2(export)
-    manifest = json.loads((export / MANIFEST).read_text(encoding="utf-8"))
-    edit_json(export / MANIFEST, quantization={**manifest["quantization"], "target": target})
+    full_range_for_avx2(export, target)
     found = measured(export, reference)["int8.saturating_products"]
     assert (found.value > 0) is counted
     assert found.details["found"] > 0
@@ -617,6 +635,28 @@ def test_the_target_decides(target, counted, export, reference):
     found = measured(export, reference)["int8.saturating_products"]
     assert found.value > 0
     assert "nothing says which CPUs" in found.details["problems"][0]
+
+
+@pytest.mark.parametrize(
+    ("cpu", "counted"),
+    [
+        ({"safe_on_every": True, "needs_one_of": []}, True),
+        ({"safe_on_every": False, "needs_one_of": ["avx512_vnni", "avx_vnni", "arm64"]}, False),
+        ({"safe_on_every": False, "needs_one_of": ["avx512_vnni", "avx512"]}, True),
+        ({"safe_on_every": False, "needs_one_of": ["avx512_vnni"], "largest_pair": 128}, True),
+        ({"safe_on_every": False, "needs_one_of": ["avx512_vnni"], "largest_pair": 254}, False),
+    ],
+)
+def test_the_manifests_claim_is_held_against_the_bytes(cpu, counted, export, reference, policy, broken_by_the_intact):
+    """A manifest that promises CPUs on which these weights clamp, or another largest pair, is rejected; else not."""
+    edit_model(export / INT8, full_range_weights)
+    edit_variants(export, lambda entry: {**entry, "cpu": cpu, "recipe": {}}, [Variant.INT8])
+    renew_manifest(export)
+    found = measured(export, reference)
+    assert (found["int8.saturating_products"].value > 0) is counted
+    expected = {"int8.saturating_products"} if counted else set()
+    assert broken(found, policy) - broken_by_the_intact == expected
+    assert found["int8.saturating_products"].details["certificate"]["largest_pair"] == 254
 
 
 @pytest.mark.parametrize("target", ["avx2", "avx512"])

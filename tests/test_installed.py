@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 
 from harness.installed import DistributionSize, InstallError, installed_size, pytorch_install, runtime_install
+from harness.serving import Runtime
 from suites.latency import test_sizes
 
 MIB = 2**20
@@ -227,7 +228,7 @@ def test_the_measures(real, monkeypatch):
         assert name not in recorded
         recorded[name] = (value, unit.value, json.loads(json.dumps(details)))
 
-    test_sizes.test_sizes_of_installs(record)
+    test_sizes.test_sizes_of_installs(Runtime.ONNXRUNTIME, record)
     values = {name: entry[0] for name, entry in recorded.items()}
     assert values == {
         "runtime_install_mib": real[0].mib,

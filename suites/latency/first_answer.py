@@ -23,6 +23,12 @@ def _lean(folder: str, variant: str | None, query: str) -> Sequence[object]:
     return NERInference(folder, use_onnx=True, variant=variant).extract_detailed(query)["raw_entities"]
 
 
+def _openvino(folder: str, variant: str | None, query: str) -> Sequence[object]:
+    from harness.inference import NERInference
+
+    return NERInference(folder, variant=variant, runtime="openvino").extract_detailed(query)["raw_entities"]
+
+
 def _pytorch(folder: str, _variant: str | None, query: str) -> Sequence[object]:
     from harness.inference import NERInference
 
@@ -42,6 +48,7 @@ def _optimum(folder: str, variant: str | None, query: str) -> Sequence[object]:
 
 WAYS: dict[str, Callable[[str, str | None, str], Sequence[object]]] = {
     "lean": _lean,
+    "openvino": _openvino,
     "pytorch": _pytorch,
     "optimum": _optimum,
 }

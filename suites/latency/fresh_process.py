@@ -32,7 +32,7 @@ class FreshProcessError(HarnessError):
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """A way to an answer: `lean`, `pytorch` or `optimum`, and the folder with the model."""
+    """A way to an answer: `lean`, `openvino`, `pytorch` or `optimum`, and the folder with the model."""
 
     name: str
     folder: Path

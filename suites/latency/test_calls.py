@@ -23,6 +23,7 @@ from harness.paired.estimate import CONFIDENCE, LOOKS, Quantile, Ratio, quantile
 from harness.paired.regimes import hot_log_ratio, idle_log_ratio
 from harness.paired.workload import Workload
 from harness.plugin import RecordMeasure
+from harness.serving import Runtime
 from harness.tagging import LabelledSet, TokenClassifier, tag
 from harness.timing import Clock
 from harness.verdict import Limit
@@ -191,7 +192,7 @@ def test_single_queries_against_fp32(
 
     if variant == Variant.FP32.value or Variant.FP32 not in candidate.variants:
         return  # nothing to compare with; optional, unless the policy limits it
-    fp32 = Candidate(candidate, Variant.FP32)
+    fp32 = Candidate(candidate, Variant.FP32, runtime=model.runtime)
     bench.hold(fresh(model), fresh(fp32), "model.onnx", draw, {"ratio_to_fp32": None}, COARSE)
 
 
@@ -203,7 +204,7 @@ def test_single_queries_against_the_last_release(
 
     if baseline is None or Variant(variant) not in baseline.variants:
         return  # not promised then
-    last = Candidate(baseline, Variant(variant))
+    last = Candidate(baseline, Variant(variant), runtime=model.runtime)
     bench.hold(fresh(model), fresh(last), "last release", draw, {"ratio_to_last_release": None})
 
 
@@ -243,11 +244,11 @@ def test_cache_regimes(bench: Bench, model: Candidate, serial_reference: Referen
 
 
 @pytest.fixture(scope="session")
-def served(candidate: Artifact) -> Candidate:
+def served(candidate: Artifact, runtime: Runtime) -> Candidate:
     """The variant that programs get by default."""
     from harness.candidate import Candidate
 
-    return Candidate(candidate, candidate.default_variant)
+    return Candidate(candidate, candidate.default_variant, runtime=runtime)
 
 
 def test_all_threads(bench: Bench, served: Candidate, draw: Draw) -> None:
@@ -257,5 +258,5 @@ def test_all_threads(bench: Bench, served: Candidate, draw: Draw) -> None:
     threads = usable_cpus()
     if threads == 1:
         return  # the same as on one; optional, unless the policy limits it
-    many = Candidate(served.artifact, served.variant, threads=threads)
+    many = Candidate(served.artifact, served.variant, threads=threads, runtime=served.runtime)
     bench.hold(fresh(many), fresh(served), "one thread", draw, {"all_threads_ratio": None}, COARSE)

@@ -17,6 +17,7 @@ from harness.evidence import Measure, MeasureKey, Unit
 from harness.paired.contest import Pacer
 from harness.paired.estimate import MeasurementError
 from harness.plugin import RecordMeasure
+from harness.serving import Runtime
 from harness.tagging import LabelledSet
 from harness.timing import Clock
 from harness.verdict import Limit
@@ -27,6 +28,7 @@ REFERENCE_STARTS = 1
 # Where these do not settle it: enough that the range of all ratios misses their median in 1 of 128 cases at most.
 MOST_STARTS = 8
 ORTMODEL_STARTS = 1
+_WAYS = {Runtime.ONNXRUNTIME: "lean", Runtime.OPENVINO: "openvino"}
 
 
 class ReferenceStarts:
@@ -65,12 +67,13 @@ def test_first_answer_of_a_fresh_process(
     benchmark: Pacer,
     candidate: Artifact,
     variant: str,
+    runtime: Runtime,
     reference_starts: ReferenceStarts,
     record_measure: RecordMeasure,
     limit_of: Callable[[str], Limit],
 ) -> None:
     """Start to first answer, and peak memory, of the runtime that releases are served with, against PyTorch's."""
-    way = Way("lean", candidate.folder, variant)
+    way = Way(_WAYS[runtime], candidate.folder, variant)
     answers: list[FirstAnswer] = []
     reference_starts.ask(way)  # not counted: reads files into the page cache, writes bytecode
 

@@ -11,6 +11,7 @@ from harness.errors import one_line
 from harness.evidence import Unit
 from harness.plugin import RecordMeasure
 from harness.reference import Reference
+from harness.serving import Runtime
 from harness.tagging import LabelledSet, TaggedQuery
 
 from .comparison import compare_words, non_finite
@@ -50,10 +51,13 @@ def test_logits(
 def _first_divergence(
     reference: Reference, model: Candidate, reference_answers: list[TaggedQuery], answers: list[TaggedQuery]
 ) -> dict[str, Any]:
-    """Say where the variant leaves the reference, or why that cannot be said; it judges nothing, so it fails nothing."""
+    """Say where the variant leaves the reference, or why that cannot be said; it judges nothing, so it fails nothing.
+
+    The graph's inner values are onnxruntime's, whatever gave the answers.
+    """
     try:
         query = worst_short_query(reference, reference_answers, answers)
-        return locate(reference, model, query).to_json()
+        return {**locate(reference, model, query).to_json(), "graph_run_by": Runtime.ONNXRUNTIME.value}
     except LocalisationError as err:
         return {"not_located": one_line(err)}
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from types import TracebackType
 
 from harness.errors import HarnessError, one_line
+from harness.serving import Runtime
 from suites.queries.replay_program import ANSWERS, REQUEST
 from suites.queries.watched import Trace
 
@@ -43,7 +44,7 @@ class FreshReplay:
 
     def __init__(
         self, folder: Path, variant: str, groups: Sequence[Group], *, program: Sequence[str] = PROGRAM,
-        path: Sequence[str] | None = None,
+        path: Sequence[str] | None = None, runtime: Runtime = Runtime.ONNXRUNTIME,
     ) -> None:  # fmt: skip
         """Start the process.
 
@@ -53,6 +54,7 @@ class FreshReplay:
             groups: what to ask.
             program: the command line; the folder with the request is put behind it.
             path: where it finds packages; by default where this process does.
+            runtime: what runs the model there.
         """
         self._count = sum(len(group.texts) for group in groups)
         self._name = f"the fresh process that replays {folder} ({variant})"
@@ -60,6 +62,7 @@ class FreshReplay:
         request = {
             "folder": str(folder.resolve()),
             "variant": variant,
+            "runtime": runtime.value,
             "path": [str(Path(entry).resolve()) for entry in (sys.path if path is None else path)],
             "groups": [asdict(group) for group in groups],
         }

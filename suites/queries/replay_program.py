@@ -38,7 +38,7 @@ def main() -> None:
     sys.modules.update(dict.fromkeys(ABSENT))  # type: ignore[arg-type]
     from suites.queries.watched import Watched
 
-    watched = Watched(request["folder"], variant=request["variant"])
+    watched = Watched(request["folder"], variant=request["variant"], runtime=request["runtime"])
     with (place / ANSWERS).open("w", encoding="ascii") as stream:
         for group in request["groups"]:
             for answer in watched.answers(group["texts"], group["batch_size"]):

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from harness.candidate import Candidate
     from harness.plugin import RecordMeasure
     from harness.reference import Reference
+    from harness.serving import Runtime
     from harness.tagging import LabelledSet, TaggedQuery
 
 RecordFinding = Callable[[str, ex.Found], None]
@@ -61,11 +62,12 @@ def texts_to_replay(labelled_set: LabelledSet, cases: Cases) -> replay.Texts:
 
 
 @pytest.fixture(scope="session")
-def replays(candidate: Artifact, texts_to_replay: replay.Texts) -> Iterator[dict[str, FreshReplay]]:
+def replays(candidate: Artifact, runtime: Runtime, texts_to_replay: replay.Texts) -> Iterator[dict[str, FreshReplay]]:
     """A process without PyTorch for each variant, all at work from now on: while they answer, other tests run."""
     with ExitStack() as stack:
+        groups = texts_to_replay.groups
         yield {
-            variant.value: stack.enter_context(FreshReplay(candidate.folder, variant.value, texts_to_replay.groups))
+            variant.value: stack.enter_context(FreshReplay(candidate.folder, variant.value, groups, runtime=runtime))
             for variant in candidate.variants
         }
 

@@ -69,9 +69,9 @@ def _place(pair: Any) -> tuple[int, int]:
 class Watched(NERInference):
     """A release whose answers can be followed back to tokens."""
 
-    def __init__(self, folder: str | Path, *, variant: str) -> None:
+    def __init__(self, folder: str | Path, *, variant: str, runtime: str = "onnxruntime") -> None:
         """Open one variant of a release, with the settings it is served with."""
-        super().__init__(folder, variant=variant)
+        super().__init__(folder, variant=variant, runtime=runtime)
         self._seen: list[TaggedQuery] = []
         model = self._model
         if not isinstance(model, Candidate):
